@@ -1,0 +1,112 @@
+"""Declare what is known about model families: which are refused, how routers score, which layers are dense.
+
+Everything here is a statement about a config, read before any weight is touched. `layers.discover` compares
+these statements with what the model really contains and raises where they differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from rasa_moe.errors import ModelError
+
+Scoring = Literal["softmax", "topk_softmax", "sigmoid"]
+
+REFUSED: dict[str, str] = {
+    "llama4": "it runs every expert on every token, so no expert is ever chosen or left out",
+    "llama4_text": "it runs every expert on every token, so no expert is ever chosen or left out",
+    "jetmoe": "it routes attention as well, which one routing per layer cannot describe",
+    "doge": "its experts are rows of an embedding, not feed-forward experts",
+}
+
+# Families whose router takes the softmax after the top-k. Their routing *distribution* is still the softmax
+# over all logits (both give the chosen experts the same proportions), so this is a name, not another formula.
+TOPK_SOFTMAX = frozenset(
+    {
+        "gpt_oss",
+        "granitemoe",
+        "granitemoeshared",
+        "granitemoehybrid",
+        "granitemoe_swa",
+        "openai_privacy_filter",
+    }
+)
+
+# Used only where a router cannot be measured, because all its logits are equal (zero weights) or top-k is 1.
+SIGMOID = frozenset(
+    {"deepseek_v3", "glm4_moe", "glm4_moe_lite", "glm4v_moe_text", "minimax_m2", "lfm2_moe", "afmoe", "dots1"}
+)
+
+_NUM_EXPERTS_FIELDS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+_TOP_K_FIELDS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts")
+
+# Each rule reads one config field: (config, layer number, value of the field) -> is that layer dense? Fields
+# that a config lacks say nothing; a layer is dense if any present field says so.
+_Rule = Callable[[Any, int, Any], bool]
+_COMMON_RULES: dict[str, _Rule] = {
+    "first_k_dense_replace": lambda config, layer, value: layer < value,
+    "num_dense_layers": lambda config, layer, value: layer < value,
+    "mlp_only_layers": lambda config, layer, value: layer in value,
+    "decoder_sparse_step": lambda config, layer, value: (layer + 1) % value != 0,
+    "moe_layer_interval": lambda config, layer, value: (layer + 1) % value != 0,
+    "moe_layer_start_index": lambda config, layer, value: layer < value,
+    "moe_layer_end_index": lambda config, layer, value: 0 <= value < layer,
+}
+# A list with one word for each layer settles the matter; the fields above are then only how it was made.
+_LISTED_RULES: dict[str, _Rule] = {
+    "mlp_layer_types": lambda config, layer, value: value[layer] == "dense",
+}
+_RULES_OF_FAMILY: dict[str, dict[str, _Rule]] = {
+    "jamba": {"layers_num_experts": lambda config, layer, value: value[layer] <= 1},
+    "nemotron_h": {"layers_block_type": lambda config, layer, value: value[layer] != "moe"},
+}
+
+
+def refuse_unsupported(model_type: str) -> None:
+    """Raise for a family this project does not handle, with the reason.
+
+    Raises:
+        ModelError: `model_type` is one of `REFUSED`.
+    """
+    if model_type in REFUSED:
+        raise ModelError(
+            f"Models of type '{model_type}' are not supported: {REFUSED[model_type]}; choose another model."
+        )
+
+
+def config_field(config: Any, names: tuple[str, ...]) -> int | None:
+    """Return the first of several config fields that holds a positive integer, or None."""
+    for name in names:
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+def promised_num_experts(config: Any) -> int | None:
+    """Return the number of routed experts per MoE layer the config states, None for a dense config."""
+    return config_field(config, _NUM_EXPERTS_FIELDS)
+
+
+def promised_top_k(config: Any) -> int | None:
+    """Return the number of experts per token the config states, None where it does not."""
+    return config_field(config, _TOP_K_FIELDS)
+
+
+def promised_moe_layers(config: Any) -> tuple[int, ...]:
+    """Return the numbers of the decoder layers that the config says hold routed experts."""
+    rules = _RULES_OF_FAMILY.get(config.model_type, _COMMON_RULES)
+    if getattr(config, "mlp_layer_types", None) is not None:
+        rules = _LISTED_RULES
+    stated = [(rule, getattr(config, name, None)) for name, rule in rules.items()]
+    present = [(rule, value) for rule, value in stated if value is not None]
+    layers = range(int(config.num_hidden_layers))
+    return tuple(layer for layer in layers if not any(rule(config, layer, value) for rule, value in present))
+
+
+def declared_scoring(model_type: str) -> Scoring:
+    """Return how routers of this family score experts, as declared (see `layers` for how it is measured)."""
+    if model_type in TOPK_SOFTMAX:
+        return "topk_softmax"
+    return "sigmoid" if model_type in SIGMOID else "softmax"

@@ -1,0 +1,129 @@
+"""Load a model and its tokenizer, or say in one sentence why they cannot be used."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from rasa_moe.errors import ModelError
+from rasa_moe.moe.families import promised_num_experts, refuse_unsupported
+from rasa_moe.moe.layers import discover
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+_TESTBED_PREFIX = "testbed/"
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_model(
+    name_or_path: str | Path,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a mixture-of-experts model in eval mode together with its tokenizer (left padding).
+
+    Args:
+        name_or_path: A directory, a Hugging Face name, or "testbed/olmoe" and "testbed/qwen3" for the
+            packaged models.
+        dtype: "auto" (as saved), "float32", "bfloat16", "float16", or a torch dtype.
+        device: "auto" (CUDA when present, else CPU) or a torch device.
+        trust_remote_code: Whether code shipped with the model may run.
+        revision: Branch, tag or commit of a Hugging Face repository.
+
+    Raises:
+        ModelError: The model is missing, dense, of a refused family, or its tokenizer has no chat template.
+    """
+    path = _resolve(str(name_or_path))
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
+    try:
+        config = AutoConfig.from_pretrained(path, **options)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"No model could be read from '{name_or_path}' ({_first_line(error)}); "
+            "give a model directory or a Hugging Face name."
+        ) from error
+    text_config = config.get_text_config()
+    refuse_unsupported(text_config.model_type)
+    if promised_num_experts(text_config) is None:
+        raise ModelError(
+            f"The model '{name_or_path}' is dense (type '{text_config.model_type}'); "
+            "choose a mixture-of-experts model."
+        )
+    tokenizer = _load_tokenizer(path, shown=str(name_or_path), options=options)
+    options["dtype"] = _DTYPES.get(str(dtype), dtype)
+    model = _load_weights(path, shown=str(name_or_path), options=options).to(_device(device)).eval()
+    discover(model)
+    return model, tokenizer
+
+
+def loading_notes(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """Return what a reader of a run should know about how its tokenizer was set up."""
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+        return ("The tokenizer has no padding token of its own; the end-of-sequence token pads.",)
+    return ()
+
+
+def _resolve(name: str) -> str:
+    """Return the directory of a packaged model, or the name unchanged."""
+    if not name.startswith(_TESTBED_PREFIX):
+        return name
+    from rasa_moe.testbed import model_path
+
+    return str(model_path(name.removeprefix(_TESTBED_PREFIX)))
+
+
+def _load_tokenizer(path: str, *, shown: str, options: dict[str, Any]) -> PreTrainedTokenizerBase:
+    """Load a tokenizer with a chat template, left padding and some padding token."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", **options)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"The model '{shown}' has no readable tokenizer ({_first_line(error)}).") from error
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"The tokenizer of '{shown}' has no chat template; choose an instruction-tuned model."
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    for note in loading_notes(tokenizer):
+        logger.info(note)
+    return tokenizer
+
+
+def _load_weights(path: str, *, shown: str, options: dict[str, Any]) -> PreTrainedModel:
+    """Load a model whose every weight comes from the checkpoint; transformers would make up missing ones."""
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **options)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"The weights of '{shown}' could not be loaded ({_first_line(error)}); "
+            "check its files and its config."
+        ) from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"The checkpoint '{shown}' lacks {len(missing)} of the model's tensors ({missing[0]}...); "
+            "get the whole checkpoint."
+        )
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
