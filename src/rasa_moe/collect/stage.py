@@ -1,0 +1,163 @@
+"""Ask the base model; keep what the later stages learn from.
+
+A pair is one goal with a jailbreak that was judged harmful and a plain request that was judged refused. The retain
+set is harmless conversations with the base model's own answers, so that protecting them needs no outside answers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
+
+from rasa_moe.config import CollectConfig
+from rasa_moe.data.rows import PLAIN_FAMILY, Message, Pair, PromptRow
+from rasa_moe.data.source import Source, is_attack
+from rasa_moe.engines import Answer, generate
+from rasa_moe.errors import DataError
+from rasa_moe.judges import Judge, Verdict
+from rasa_moe.progress import Progress, no_progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetainRow:
+    """Hold a harmless conversation and the base model's own answer to it.
+
+    `kind` and `family` are those of the prompt: what the retain set is balanced over.
+    """
+
+    kind: str
+    family: str
+    messages: tuple[Message, ...]
+    answer: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """Hold the result of collecting.
+
+    Attributes:
+        pairs: One record a (goal, family) whose jailbreak worked and whose plain request was refused.
+        retain: Harmless conversations, balanced over kinds and families.
+        counts: What was asked, kept and dropped, and why.
+        transcript: Every prompt with its answer and verdict.
+    """
+
+    pairs: tuple[Pair, ...]
+    retain: tuple[RetainRow, ...]
+    counts: Mapping[str, int]
+    transcript: tuple[tuple[PromptRow, Answer, Verdict], ...]
+
+
+def collect(
+    model: Any,
+    tokenizer: Any,
+    *,
+    source: Source,
+    judge: Judge,
+    config: CollectConfig,
+    progress: Progress = no_progress,
+) -> Collected:
+    """Ask every train goal plainly and inside every train family, and harmless train prompts besides.
+
+    Args:
+        model: The base model.
+        tokenizer: Its tokenizer.
+        source: Prompts; only goals of the train split and families of the train split are used.
+        judge: Tells harmful answers and refusals.
+        config: Limits.
+        progress: Called as answers arrive.
+
+    Raises:
+        DataError: No jailbreak worked on a goal that is refused plainly, so there is nothing to learn from.
+    """
+    asked = _prompts(source, config)
+    answers = generate(
+        model,
+        tokenizer,
+        [row.messages for row in asked],
+        max_new_tokens=config.max_new_tokens,
+        batch_tokens=config.batch_tokens,
+        label="collect",
+        progress=progress,
+    )
+    transcript = tuple(
+        (row, answer, judge.judge(row, answer.text)) for row, answer in zip(asked, answers, strict=True)
+    )
+    pairs, counts = _pairs(transcript)
+    if not pairs:
+        raise DataError(
+            "No successful jailbreak to learn from: of "
+            f"{counts['jailbreaks']} jailbreaks {counts['jailbreaks_harmful']} were answered harmfully, and "
+            f"{counts['anchors_refused']} of {counts['anchors']} plain requests were refused; "
+            "give more goals or stronger attacks in data.source."
+        )
+    retain = _retain(transcript, limit=config.retain_rows)
+    return Collected(
+        pairs=tuple(pairs), retain=retain, counts={**counts, "retain": len(retain)}, transcript=transcript
+    )
+
+
+def _prompts(source: Source, config: CollectConfig) -> list[PromptRow]:
+    """Return the train prompts: harmful ones in train families, and harmless ones to retain."""
+    trained = set(source.families("train"))
+    per_family: Counter[tuple[str, str]] = Counter()
+    chosen = []
+    for row in source.rows:
+        is_known_wrapper = row.family == PLAIN_FAMILY or row.family not in source.family_splits
+        if row.split != "train" or not (is_known_wrapper or row.family in trained):
+            continue
+        limit = config.goals_per_family if row.kind == "harmful" else config.retain_rows
+        if limit is None or per_family[row.kind, row.family] < limit:
+            per_family[row.kind, row.family] += 1
+            chosen.append(row)
+    return chosen
+
+
+def _pairs(transcript: Sequence[tuple[PromptRow, Answer, Verdict]]) -> tuple[list[Pair], dict[str, int]]:
+    anchors = {
+        row.goal: (row, answer, verdict)
+        for row, answer, verdict in transcript
+        if row.kind == "harmful" and row.family == PLAIN_FAMILY
+    }
+    refused = {
+        goal: (row, answer)
+        for goal, (row, answer, verdict) in anchors.items()
+        if verdict.refusal == "full" and verdict.harmful is False
+    }
+    jailbreaks = [entry for entry in transcript if is_attack(entry[0])]
+    harmful = [(row, answer) for row, answer, verdict in jailbreaks if verdict.harmful]
+    pairs = [
+        Pair(
+            goal=row.goal,
+            family=row.family,
+            jailbreak=row.messages,
+            anchor=refused[row.goal][0].messages,
+            jailbreak_answer=answer.text,
+            anchor_answer=refused[row.goal][1].text,
+        )
+        for row, answer in harmful
+        if row.goal in refused
+    ]
+    counts = {
+        "anchors": len(anchors),
+        "anchors_refused": len(refused),
+        "jailbreaks": len(jailbreaks),
+        "jailbreaks_harmful": len(harmful),
+        "jailbreaks_unscored": sum(verdict.harmful is None for _, _, verdict in jailbreaks),
+        "pairs": len(pairs),
+    }
+    return pairs, counts
+
+
+def _retain(transcript: Sequence[tuple[PromptRow, Answer, Verdict]], *, limit: int) -> tuple[RetainRow, ...]:
+    """Keep harmless conversations that were answered, taking from every kind and family in turn."""
+    by_origin: dict[tuple[str, str], list[RetainRow]] = defaultdict(list)
+    for row, answer, verdict in transcript:
+        if row.kind != "harmful" and verdict.refusal == "none" and answer.text and not answer.is_truncated:
+            kept = RetainRow(kind=row.kind, family=row.family, messages=row.messages, answer=answer.text)
+            by_origin[row.kind, row.family].append(kept)
+    in_turn = (row for group in zip_longest(*by_origin.values()) for row in group if row is not None)
+    return tuple(row for row, _ in zip(in_turn, range(limit), strict=False))

@@ -1,0 +1,94 @@
+"""Greedy generation with the model in memory: batches of similar length, answers back in the order asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rasa_moe.data.chats import collate, encode_chat, length_bucketed
+from rasa_moe.data.rows import Message
+from rasa_moe.progress import Progress, no_progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """Hold what a model said.
+
+    Attributes:
+        text: The answer without special tokens, stripped.
+        is_truncated: The answer hit the limit of new tokens before it ended.
+        num_tokens: Generated tokens, the end-of-turn token included.
+    """
+
+    text: str
+    is_truncated: bool
+    num_tokens: int
+
+
+def generate(
+    model: Any,
+    tokenizer: Any,
+    conversations: Sequence[Sequence[Message]],
+    *,
+    max_new_tokens: int,
+    batch_tokens: int = 8192,
+    label: str = "generate",
+    progress: Progress = no_progress,
+) -> list[Answer]:
+    """Answer every conversation greedily.
+
+    Args:
+        model: Causal language model in eval mode.
+        tokenizer: Its tokenizer, with a chat template and a pad token.
+        conversations: Each ends with the user's turn.
+        max_new_tokens: Longest answer in tokens.
+        batch_tokens: Prompt tokens of one batch, padding and room for the answers included.
+        label: Names the step in progress.
+        progress: Called after every batch with the number of conversations done.
+
+    Raises:
+        ModelError: The chat template refuses a conversation.
+    """
+    prompts = [encode_chat(tokenizer, conversation) for conversation in conversations]
+    batches = length_bucketed([len(prompt) + max_new_tokens for prompt in prompts], batch_tokens=batch_tokens)
+    answers: list[Answer | None] = [None] * len(prompts)
+    done = 0
+    for indices in batches:
+        batch = collate([prompts[index] for index in indices], tokenizer.pad_token_id, side="left").to(
+            model.device
+        )
+        with torch.inference_mode():
+            output = model.generate(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        stops = stop_tokens(model, tokenizer)
+        for index, row in zip(indices, output[:, batch.input_ids.shape[1] :].tolist(), strict=True):
+            answers[index] = answer_of(tokenizer, row, stops=stops)
+        done += len(indices)
+        progress(label, done, len(prompts))
+    return [answer for answer in answers if answer is not None]
+
+
+def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Return the token ids that end an answer, from the generation config and the tokenizer."""
+    configured = model.generation_config.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured]
+    return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)
+
+
+def answer_of(tokenizer: Any, generated: list[int], *, stops: frozenset[int]) -> Answer:
+    """Turn generated token ids into an answer, cut at the first token of `stops`."""
+    length = next((place for place, token in enumerate(generated) if token in stops), None)
+    kept = generated if length is None else generated[:length]
+    return Answer(
+        text=tokenizer.decode(kept, skip_special_tokens=True).strip(),
+        is_truncated=length is None,
+        num_tokens=len(kept) + (length is not None),
+    )
