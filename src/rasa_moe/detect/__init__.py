@@ -1,0 +1,1 @@
+"""Find the experts that a successful jailbreak wakes."""

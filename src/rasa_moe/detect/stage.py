@@ -1,0 +1,146 @@
+"""Measure every expert's discrepancy over the collected pairs and choose the safety-critical ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rasa_moe.config import DetectConfig
+from rasa_moe.data.chats import EncodedChat, collate, encode_chat, length_bucketed
+from rasa_moe.data.rows import Pair
+from rasa_moe.detect.aad import (
+    DiscrepancyInterval,
+    activation_discrepancy,
+    bootstrap_interval,
+    select_experts,
+)
+from rasa_moe.errors import ConfigError
+from rasa_moe.moe import ExpertId, MoeMap, count_activations
+from rasa_moe.progress import Progress, no_progress
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Detection:
+    """Hold what detection found.
+
+    Attributes:
+        delta: (L,E) float64, AAD of every expert.
+        interval: What resampling the goals says about it.
+        jailbreak_rates: (L,E) float64, mean activation rate on the jailbreaks.
+        anchor_rates: (L,E) float64, the same on the plain requests.
+        experts: The chosen experts, strongest first.
+    """
+
+    delta: Tensor
+    interval: DiscrepancyInterval
+    jailbreak_rates: Tensor
+    anchor_rates: Tensor
+    experts: tuple[ExpertId, ...]
+
+
+def detect(
+    model: Any,
+    tokenizer: Any,
+    moe: MoeMap,
+    *,
+    pairs: Sequence[Pair],
+    config: DetectConfig,
+    seed: int = 0,
+    batch_tokens: int = 8192,
+    progress: Progress = no_progress,
+) -> Detection:
+    """Compute AAD with its intervals and select experts.
+
+    Each half of a pair is read with the answer the base model gave: the harmful one after the jailbreak, the
+    refusal after the plain request.
+
+    Args:
+        model: The base model.
+        tokenizer: Its tokenizer.
+        moe: Its map.
+        pairs: N pairs.
+        config: Span, budget or threshold, resamples.
+        seed: Of the bootstrap.
+        batch_tokens: Tokens of one forward call, padding included.
+        progress: Called after every batch.
+
+    Raises:
+        ConfigError: The budget exceeds the number of experts, or no expert passes the threshold.
+    """
+    chats = [encode_chat(tokenizer, pair.jailbreak, pair.jailbreak_answer) for pair in pairs]
+    chats += [encode_chat(tokenizer, pair.anchor, pair.anchor_answer) for pair in pairs]
+    rates = activation_rates(
+        model, tokenizer, moe, chats=chats, span=config.span, batch_tokens=batch_tokens, progress=progress
+    )
+    jailbreak_rates, anchor_rates = rates[: len(pairs)], rates[len(pairs) :]
+    budget = expert_budget(config, num_experts=moe.num_layers * moe.num_experts)
+    delta = activation_discrepancy(jailbreak_rates, anchor_rates)
+    chosen = select_experts(delta, budget=budget, threshold=config.threshold)
+    if not chosen:
+        raise ConfigError(
+            f"No expert's discrepancy exceeds detect.threshold = {config.threshold}; the largest is "
+            f"{float(delta.max()):.4f}, so lower the threshold or set a budget."
+        )
+    interval = bootstrap_interval(
+        jailbreak_rates,
+        anchor_rates,
+        budget=budget,
+        threshold=config.threshold,
+        goals=[pair.goal for pair in pairs],
+        resamples=config.bootstrap,
+        seed=seed,
+    )
+    return Detection(
+        delta=delta,
+        interval=interval,
+        jailbreak_rates=jailbreak_rates.double().mean(dim=0),
+        anchor_rates=anchor_rates.double().mean(dim=0),
+        experts=tuple(ExpertId(moe.layers[row].index, expert) for row, expert in chosen),
+    )
+
+
+def activation_rates(
+    model: Any,
+    tokenizer: Any,
+    moe: MoeMap,
+    *,
+    chats: Sequence[EncodedChat],
+    span: str,
+    batch_tokens: int = 8192,
+    progress: Progress = no_progress,
+) -> Tensor:
+    """Return (N,L,E) float32: the share of each chat's span tokens that activate each expert."""
+    batches = length_bucketed([len(chat) for chat in chats], batch_tokens=batch_tokens)
+    order = [index for indices in batches for index in indices]
+    with torch.inference_mode(), count_activations(moe, model) as counts:
+        done = 0
+        for indices in batches:
+            batch = collate([chats[index] for index in indices], tokenizer.pad_token_id).to(model.device)
+            counts.span = batch.spans[span]
+            model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+            done += len(indices)
+            progress("detect", done, len(chats))
+    rates = counts.rates().cpu()
+    restored = torch.empty_like(rates)
+    restored[order] = rates
+    return restored
+
+
+def expert_budget(config: DetectConfig, *, num_experts: int) -> int | None:
+    """Turn the configured share or count into a number of experts; None where a threshold decides.
+
+    Raises:
+        ConfigError: More experts are asked for than the model has.
+    """
+    if config.budget is None:
+        return None
+    budget = max(1, round(config.budget * num_experts)) if isinstance(config.budget, float) else config.budget
+    if budget > num_experts:
+        raise ConfigError(
+            f"detect.budget asks for {budget} experts but the model has {num_experts}; lower it."
+        )
+    return budget
