@@ -1,0 +1,103 @@
+"""Where a training stands, as one file: weights, optimiser state and log, so that a resumed run ends the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from rasa_moe.errors import RunError
+from rasa_moe.files import write_bytes
+
+
+class Stateful(Protocol):
+    """What is trained: something that can give and take its state as plain tensors."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return a copy of the trained tensors."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over tensors returned by `state_dict`."""
+        ...
+
+
+class Checkpoint:
+    """Save and load the position of one training.
+
+    Args:
+        path: The file; absent until the first save.
+        identity: Names the training (settings and data); a file of another training is refused.
+        trained: Name -> what is trained.
+        optimizers: Name -> its optimiser, with the same names.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        identity: str,
+        trained: Mapping[str, Stateful],
+        optimizers: Mapping[str, torch.optim.Optimizer],
+    ) -> None:
+        self._path = path
+        self._identity = identity
+        self._trained = trained
+        self._optimizers = optimizers
+
+    def save(self, *, phases_done: int, log: list[dict[str, Any]]) -> None:
+        """Write everything in one atomic file."""
+        tensors: dict[str, Tensor] = {}
+        for name, owner in self._trained.items():
+            tensors |= {f"{name}|{key}": value.cpu() for key, value in owner.state_dict().items()}
+        for name, optimizer in self._optimizers.items():
+            for number, state in optimizer.state_dict()["state"].items():
+                tensors |= {
+                    f"{name}-optimizer|{number}|{key}": torch.as_tensor(value).cpu()
+                    for key, value in state.items()
+                }
+        metadata = {"identity": self._identity, "phases_done": str(phases_done), "log": json.dumps(log)}
+        write_bytes(self._path, save({key: value.contiguous() for key, value in tensors.items()}, metadata))
+
+    def load(self) -> tuple[int, list[dict[str, Any]]]:
+        """Restore the saved state, if there is one, and return (phases done, log).
+
+        Raises:
+            RunError: The file is of another training or cannot be read.
+        """
+        if not self._path.exists():
+            return 0, []
+        try:
+            with safe_open(self._path, framework="pt") as file:
+                metadata = file.metadata()
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        except SafetensorError as error:
+            raise RunError(f"{self._path} cannot be read ({error}); delete it to train anew.") from error
+        if metadata.get("identity") != self._identity:
+            raise RunError(
+                f"{self._path} belongs to a training with other settings or data; delete it to train anew."
+            )
+        for name, owner in self._trained.items():
+            owner.load_state_dict(_under(tensors, name))
+        for name, optimizer in self._optimizers.items():
+            _restore_optimizer(optimizer, _under(tensors, f"{name}-optimizer"))
+        return int(metadata["phases_done"]), json.loads(metadata["log"])
+
+
+def _under(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    prefix = f"{name}|"
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        number, field = key.split("|")
+        state.setdefault(int(number), {})[field] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,103 @@
+"""One epoch of training, whatever is trained: the only place that steps an optimiser."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rasa_moe.align.batches import TrainingBatch
+from rasa_moe.errors import TrainingError
+
+LogLine = dict[str, Any]
+Compute = Callable[[TrainingBatch, int], tuple[Tensor, Mapping[str, Tensor]]]
+"""(batch, its index) -> (loss to minimise, named scalars to log)."""
+
+
+@dataclass
+class TrainingLog:
+    """Collect one line a step and one line for how far each phase moved what it trains."""
+
+    method: str
+    lines: list[LogLine] = field(default_factory=list)
+
+    def step(
+        self, *, phase: str, round_number: int, lr: float, grad_norm: float, losses: Mapping[str, float]
+    ) -> None:
+        """Add the line of one optimiser step."""
+        number = sum("step" in line and line["phase"] == phase for line in self.lines)
+        self.lines.append(
+            {
+                "method": self.method,
+                "phase": phase,
+                "round": round_number,
+                "step": number,
+                **losses,
+                "grad_norm": grad_norm,
+                "lr": lr,
+            }
+        )
+
+    def moved(self, *, phase: str, round_number: int, relative_change: Mapping[str, float]) -> None:
+        """Add how far a phase moved its weights: norm of the change over the norm before."""
+        self.lines.append(
+            {
+                "method": self.method,
+                "phase": phase,
+                "round": round_number,
+                "event": "moved",
+                "relative_change": dict(relative_change),
+            }
+        )
+
+
+def run_epoch(
+    batches: Sequence[TrainingBatch],
+    order: Sequence[int],
+    compute: Compute,
+    *,
+    optimizer: torch.optim.Optimizer,
+    max_grad_norm: float,
+    log: TrainingLog,
+    phase: str,
+    round_number: int,
+    on_step: Callable[[], None],
+) -> float:
+    """Take one optimiser step a batch and return the mean loss.
+
+    Raises:
+        TrainingError: The loss is no longer a number; the weights before this step are kept.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    lr = optimizer.param_groups[0]["lr"]
+    total = 0.0
+    for index in order:
+        loss, named = compute(batches[index], index)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"The loss became {value} in {log.method} {phase}, round {round_number}; lower the learning rate "
+                f"(now {lr:g}) and start again in a new run directory."
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = float(nn.utils.clip_grad_norm_(parameters, max_grad_norm))
+        optimizer.step()
+        losses = {"loss": value, **{name: float(scalar.detach()) for name, scalar in named.items()}}
+        log.step(phase=phase, round_number=round_number, lr=lr, grad_norm=norm, losses=losses)
+        total += value
+        on_step()
+    return total / len(order)
+
+
+def relative_change(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:
+    """Return ||after - before|| / ||before|| over all tensors together."""
+    change = sum(
+        float((after[name].double() - tensor.double()).square().sum()) for name, tensor in before.items()
+    )
+    size = sum(float(tensor.double().square().sum()) for tensor in before.values())
+    return math.sqrt(change / size) if size else 0.0

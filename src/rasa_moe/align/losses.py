@@ -1,0 +1,67 @@
+"""The two losses of the method: supervised refusal and routing consistency.
+
+Shape letters: B sequences, S positions, L MoE layers, E experts, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rasa_moe.align.batches import TrainingBatch
+from rasa_moe.data.chats import IGNORED_LABEL
+
+Divergence = Literal["forward", "reverse", "symmetric"]
+
+
+def supervised_losses(logits: Tensor, batch: TrainingBatch) -> dict[str, Tensor]:
+    """Return the cross-entropy of each part of a batch, a mean over its response tokens.
+
+    Args:
+        logits: (B,S,V) floating; position s predicts token s + 1.
+        batch: Labels are -100 outside the response, so neither prompt nor padding is learned.
+
+    Returns:
+        Part name -> scalar fp32.
+
+    Paper: `L_SFT(x, y_ref)` over B_adv is the part "jailbreak".
+    """
+    targets = batch.chats.labels[:, 1:]
+    losses = functional.cross_entropy(
+        logits[:, :-1].float().transpose(1, 2), targets, ignore_index=IGNORED_LABEL, reduction="none"
+    )  # (B,S-1), 0 where ignored
+    counted = targets != IGNORED_LABEL
+    return {name: losses[rows].sum() / counted[rows].sum() for name, rows in batch.parts.items()}
+
+
+def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Add up parts by weight; a part of weight 0 takes no part at all."""
+    terms = [weights[name] * loss for name, loss in losses.items() if weights[name] > 0]
+    return torch.stack(terms).sum()
+
+
+def routing_divergence(anchor: Tensor, jailbreak: Tensor, *, kind: Divergence = "forward") -> Tensor:
+    """Compare the routing of jailbreaks with that of their anchors.
+
+    Args:
+        anchor: (B,L,E) fp32, mean routing distribution of each plain request; the fixed target.
+        jailbreak: (B,L,E) fp32, the same of each jailbreak; gradient flows through it.
+        kind: "forward" is KL(anchor || jailbreak), "reverse" the other way round, "symmetric" their mean.
+
+    Returns:
+        Scalar fp32 in nats: mean over pairs and layers.
+
+    Paper: `L_router = mean over layers of KL( P_anchor,l || P_adv,l )`.
+    Deviation: P is a mean over the tokens of one sequence and the divergence is taken pair by pair, not between
+        the means of two batches: each jailbreak is compared with its own plain request.
+    """
+    target = anchor.detach()
+    forward = functional.kl_div(jailbreak.log(), target, reduction="none").sum(dim=-1)  # (B,L)
+    if kind == "forward":
+        return forward.mean()
+    reverse = (jailbreak * (jailbreak.log() - target.log())).sum(dim=-1)
+    return reverse.mean() if kind == "reverse" else (forward + reverse).mean() / 2

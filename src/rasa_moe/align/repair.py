@@ -1,0 +1,66 @@
+"""Stage 2: repair the safety-critical experts under fixed routing.
+
+Paper: minimise `L_SFT(x, y_ref)` over B_adv in the critical experts only; routers locked, all else frozen.
+Deviation: anchors and harmless conversations take part with weights of their own; with both weights 0 this is the
+    paper's form. Without them small models forget to refuse plain requests and refuse harmless ones in the same
+    clothes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rasa_moe.align.batches import TrainingBatch
+from rasa_moe.align.losses import supervised_losses, weighted_sum
+from rasa_moe.config import AlignConfig
+from rasa_moe.moe import MoeMap, RoutingTrace, record, replay
+
+
+class ExpertRepair:
+    """Compute the repair loss of a batch, with routing fixed as configured.
+
+    Construct it while the model is still the base model: `replay` records the base model's routing here.
+    """
+
+    def __init__(
+        self, model: Any, moe: MoeMap, batches: Sequence[TrainingBatch], *, config: AlignConfig
+    ) -> None:
+        self._model = model
+        self._moe = moe
+        self._weights = part_weights(config)
+        self._traces = self._record(batches) if config.fixed_routing == "replay" else None
+
+    def __call__(self, batch: TrainingBatch, index: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Return the loss and its parts for batch number `index`."""
+        with self._fixed_routing(index):
+            logits = forward(self._model, batch).logits
+        losses = supervised_losses(logits, batch)
+        return weighted_sum(losses, self._weights), {f"loss_{name}": loss for name, loss in losses.items()}
+
+    def _record(self, batches: Sequence[TrainingBatch]) -> list[RoutingTrace]:
+        traces = []
+        for batch in batches:
+            with torch.inference_mode(), record(self._moe, self._model) as trace:
+                forward(self._model, batch)
+            traces.append(trace)
+        return traces
+
+    def _fixed_routing(self, index: int) -> AbstractContextManager[None]:
+        # Frozen routers may still choose other experts once earlier layers have changed; replay leaves no choice.
+        return nullcontext() if self._traces is None else replay(self._moe, self._traces[index])
+
+
+def part_weights(config: AlignConfig) -> dict[str, float]:
+    """Return the weight of each part of a batch in supervised training."""
+    return {"jailbreak": 1.0, "anchor": config.anchor_weight, "retain": config.retain_weight}
+
+
+def forward(model: Any, batch: TrainingBatch) -> Any:
+    """Call the model on the whole batch, without a cache."""
+    chats = batch.chats
+    return model(input_ids=chats.input_ids, attention_mask=chats.attention_mask, use_cache=False)

@@ -1,0 +1,171 @@
+"""The alternation: rounds of expert repair under fixed routing, then routing consistency.
+
+Paper: `min_Phi E_B[ L_router(Phi; argmin_Theta L_SFT(Theta, Phi)) ]`, solved by alternating epochs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rasa_moe.align.batches import TrainingBatch, epoch_order, make_batches
+from rasa_moe.align.checkpoint import Checkpoint
+from rasa_moe.align.consistency import RoutingConsistency
+from rasa_moe.align.loop import LogLine, TrainingLog, relative_change, run_epoch
+from rasa_moe.align.repair import ExpertRepair
+from rasa_moe.collect.stage import RetainRow
+from rasa_moe.config import AlignConfig
+from rasa_moe.data.rows import Pair
+from rasa_moe.files import sha256_json
+from rasa_moe.moe import ExpertId, ExpertPatch, ExpertSlices, MoeMap, TrainableRouters, make_patch, snapshot
+from rasa_moe.progress import Progress, no_progress
+
+METHOD = "rasa"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Alignment:
+    """Hold the repair and how it was reached.
+
+    Attributes:
+        patch: Repaired rows and routers; the model itself is back at its base weights.
+        log: One line a step, and how far each phase moved what it trains.
+    """
+
+    patch: ExpertPatch
+    log: tuple[LogLine, ...]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One epoch of the alternation."""
+
+    kind: str
+    round_number: int
+    epoch: int
+
+
+def align(
+    model: Any,
+    tokenizer: Any,
+    moe: MoeMap,
+    *,
+    pairs: Sequence[Pair],
+    retain: Sequence[RetainRow],
+    experts: Sequence[ExpertId],
+    config: AlignConfig,
+    seed: int = 0,
+    base_name: str = "",
+    checkpoint_path: Path | None = None,
+    progress: Progress = no_progress,
+) -> Alignment:
+    """Repair the chosen experts and make the routing consistent.
+
+    Args:
+        model: The base model; it is left as it was.
+        tokenizer: Its tokenizer.
+        moe: Its map.
+        pairs: What to repair.
+        retain: What to keep.
+        experts: The safety-critical experts.
+        config: Settings of the alternation.
+        seed: Decides batches and their order.
+        base_name: Name written into the patch.
+        checkpoint_path: Written after every phase; a later call goes on from there.
+        progress: Called after every step.
+
+    Raises:
+        TrainingError: The loss is no longer a number.
+    """
+    before = snapshot(moe, model, experts)
+    batches = make_batches(
+        tokenizer, pairs=pairs, retain=retain, batch_size=config.batch_size, seed=seed, device=model.device
+    )
+    training = _Training(model, moe, experts, batches, config=config, seed=seed, progress=progress)
+    identity = sha256_json([config.model_dump(), seed, [vars(p) for p in pairs], [str(e) for e in experts]])
+    training.run(checkpoint_path, identity=identity)
+    patch = make_patch(moe, model, experts, before=before, base_name=base_name)
+    patch.revert(model)
+    return Alignment(patch=patch, log=tuple(training.log.lines))
+
+
+class _Training:
+    """The state that the phases of one alternation share."""
+
+    def __init__(
+        self,
+        model: Any,
+        moe: MoeMap,
+        experts: Sequence[ExpertId],
+        batches: list[TrainingBatch],
+        *,
+        config: AlignConfig,
+        seed: int,
+        progress: Progress,
+    ) -> None:
+        self._model, self._moe, self._batches = model, moe, batches
+        self._config, self._seed, self._progress = config, seed, progress
+        self._repair = ExpertRepair(model, moe, batches, config=config)
+        self.log = TrainingLog(METHOD)
+        self._trained = {"repair": ExpertSlices(moe, experts), "router": TrainableRouters(moe)}
+        rates = {"repair": config.expert_lr, "router": config.router_lr}
+        self._optimizers = {
+            kind: torch.optim.AdamW(owner.parameters(), lr=rates[kind], weight_decay=config.weight_decay)
+            for kind, owner in self._trained.items()
+        }
+
+    def run(self, checkpoint_path: Path | None, *, identity: str) -> None:
+        """Run the phases that are not done yet; afterwards the model holds the repaired weights."""
+        phases = plan(self._config)
+        done = 0
+        checkpoint = None
+        if checkpoint_path is not None:
+            checkpoint = Checkpoint(
+                checkpoint_path, identity=identity, trained=self._trained, optimizers=self._optimizers
+            )
+            done, self.log.lines = checkpoint.load()
+        for owner in self._trained.values():
+            owner.merge()
+        for number, phase in enumerate(phases[done:], start=done):
+            self._run_phase(phase, first_step=number * len(self._batches), phases=len(phases))
+            if checkpoint is not None:
+                checkpoint.save(phases_done=number + 1, log=self.log.lines)
+
+    def _run_phase(self, phase: Phase, *, first_step: int, phases: int) -> None:
+        owner = self._trained[phase.kind]
+        before = owner.state_dict()
+        steps = iter(range(first_step + 1, first_step + len(self._batches) + 1))
+        with owner:
+            if phase.kind == "repair":
+                compute: ExpertRepair | RoutingConsistency = self._repair
+            else:
+                compute = RoutingConsistency(self._model, self._moe, self._batches, config=self._config)
+            run_epoch(
+                self._batches,
+                epoch_order(len(self._batches), seed=self._seed, epoch=first_step),
+                compute,
+                optimizer=self._optimizers[phase.kind],
+                max_grad_norm=self._config.max_grad_norm,
+                log=self.log,
+                phase=phase.kind,
+                round_number=phase.round_number,
+                on_step=lambda: self._progress("align", next(steps), phases * len(self._batches)),
+            )
+        owner.merge()
+        change = relative_change(before, owner.state_dict())
+        what = "experts" if phase.kind == "repair" else "routers"
+        self.log.moved(phase=phase.kind, round_number=phase.round_number, relative_change={what: change})
+
+
+def plan(config: AlignConfig) -> list[Phase]:
+    """Return the epochs of the alternation in order."""
+    return [
+        Phase(kind, round_number, epoch)
+        for round_number in range(config.rounds)
+        for kind, epochs in (("repair", config.repair_epochs), ("router", config.router_epochs))
+        for epoch in range(epochs)
+    ]
