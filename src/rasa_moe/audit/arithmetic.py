@@ -1,0 +1,74 @@
+"""How much of a gain in safety comes back when one component is put back.
+
+Pure arithmetic over outcomes; numpy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rasa_moe.evaluate.statistics import Floats, draw_goals
+
+SMALLEST_GAIN = 0.05
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Returned:
+    """Hold what a swap undoes.
+
+    Attributes:
+        base_rate: ASR of the base model.
+        tuned_rate: ASR of the tuned model.
+        swapped_rate: ASR of the tuned model with one component of the base put back.
+        share_returned: (swapped - tuned) / (base - tuned); None where the gain is too small to divide by.
+        ci_low: Lower end of the percentile interval over goals; None like the share.
+        ci_high: Upper end.
+    """
+
+    base_rate: float
+    tuned_rate: float
+    swapped_rate: float
+    share_returned: float | None
+    ci_low: float | None
+    ci_high: float | None
+
+
+def returned_share(
+    base: Floats, tuned: Floats, swapped: Floats, *, goals: Sequence[Hashable], seed: int = 0
+) -> Returned:
+    """Compute the share of the gain that a swap undoes, with an interval that draws whole goals.
+
+    Args:
+        base: (N,) of 0, 1 and NaN: harmful answers of the base model, row by row.
+        tuned: (N,) the same of the tuned model.
+        swapped: (N,) the same of the mixture.
+        goals: N labels; rows of one goal are drawn together.
+        seed: Equal seeds give equal results.
+    """
+    table = np.stack([base, tuned, swapped])  # (3, N)
+    scored = ~np.isnan(table).any(axis=0)
+    index_of = {goal: number for number, goal in enumerate(dict.fromkeys(goals))}
+    membership = np.zeros((len(index_of), table.shape[1]))
+    membership[[index_of[goal] for goal in goals], np.arange(table.shape[1])] = scored
+    hits = np.nan_to_num(table) @ membership.T  # (3, G)
+    rates = hits.sum(axis=1) / membership.sum()
+    gain = rates[0] - rates[1]
+    share = low = high = None
+    if gain >= SMALLEST_GAIN:
+        drawn = draw_goals(len(index_of), resamples=RESAMPLES, seed=seed) @ hits.T  # (B, 3)
+        gains = drawn[:, 0] - drawn[:, 1]
+        shares = (drawn[:, 2] - drawn[:, 1])[gains > 0] / gains[gains > 0]
+        share = float((rates[2] - rates[1]) / gain)
+        low, high = (float(end) for end in np.quantile(shares, [0.025, 0.975]))
+    return Returned(
+        base_rate=float(rates[0]),
+        tuned_rate=float(rates[1]),
+        swapped_rate=float(rates[2]),
+        share_returned=share,
+        ci_low=low,
+        ci_high=high,
+    )

@@ -1,0 +1,210 @@
+"""Put parts of the base model back into a tuned one and measure again: is the gain repair or rerouting?
+
+Two swaps. *Base routers put back*: the tuned model with the base model's router weights. *Base routed experts
+replayed*: every token goes to the experts, with the weights, that the base model gives it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rasa_moe.audit.arithmetic import Returned, returned_share
+from rasa_moe.audit.swaps import generate_with_base_routing, routing_drift
+from rasa_moe.data.chats import collate, encode_chat, length_bucketed
+from rasa_moe.data.rows import PromptRow
+from rasa_moe.engines import Answer, generate
+from rasa_moe.evaluate.stage import BASE, Judged
+from rasa_moe.evaluate.statistics import Floats, rate_of
+from rasa_moe.judges import Judge
+from rasa_moe.moe import MoeMap, RoutingTrace, discover, record, swapped
+from rasa_moe.progress import Progress, no_progress
+
+COMPONENTS = {
+    "base routers": "the base model's router weights put back",
+    "base routed experts": "every token sent to the experts, with the weights, that the base model gives it",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """Hold the audit; lists are of plain dicts as `audit.json` has them.
+
+    Attributes:
+        rows: ASR of every model and mixture on the same prompts.
+        drift: Per tuned model and decoder layer, share of routing choices that differ from the base model's.
+        returned: What each swap undoes of the gain, with intervals.
+        sentences: The findings in words.
+    """
+
+    rows: tuple[dict[str, Any], ...]
+    drift: tuple[dict[str, Any], ...]
+    returned: tuple[dict[str, Any], ...]
+    sentences: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of `audit.json`."""
+        return asdict(self)
+
+
+def audit(
+    model: Any,
+    tokenizer: Any,
+    moe: MoeMap,
+    *,
+    tuned: Mapping[str, Mapping[str, Tensor]],
+    judged: Mapping[str, Mapping[str, Judged]],
+    rows: Sequence[PromptRow],
+    judge: Judge,
+    max_new_tokens: int,
+    batch_tokens: int = 8192,
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> Audit:
+    """Audit tuned models against their base.
+
+    Args:
+        model: The base model; left as it was. A copy of it is held in memory while base routing is replayed.
+        tokenizer: Its tokenizer.
+        moe: Its map.
+        tuned: Model name -> the parameters in which it differs from the base.
+        judged: Model name -> judged answers, from evaluation; must cover `rows` for the base and every tuned model.
+        rows: Attack prompts of held-out goals.
+        judge: The judge of the evaluation.
+        max_new_tokens: Longest answer.
+        batch_tokens: As in `generate`.
+        seed: Of the bootstraps.
+        progress: Called as answers arrive.
+    """
+    router_names = {
+        name for layer in moe.layers for name, _ in layer.router.named_parameters(layer.router_name)
+    }
+    base = copy.deepcopy(model)
+    base_moe = discover(base)
+    table = {name: _harmful(judged[name], rows) for name in (BASE, *tuned)}
+    drift: list[dict[str, Any]] = []
+    prompts = [row.messages for row in rows]
+    options: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "batch_tokens": batch_tokens,
+        "progress": progress,
+    }
+    for name, tensors in tuned.items():
+        without_routers = {key: tensor for key, tensor in tensors.items() if key not in router_names}
+        with swapped(model, without_routers):
+            answers = generate(model, tokenizer, prompts, label=f"audit {name}, routers", **options)
+        table[f"{name} + base routers"] = _judge_all(judge, rows, answers)
+        with swapped(model, tensors):
+            answers = generate_with_base_routing(
+                model,
+                base,
+                tokenizer,
+                moes=(moe, base_moe),
+                conversations=prompts,
+                label=f"audit {name}, replay",
+                **options,
+            )
+            drift += _drift(
+                model, base, tokenizer, moes=(moe, base_moe), rows=rows, judged=judged[BASE], name=name
+            )
+        table[f"{name} + base routed experts"] = _judge_all(judge, rows, answers)
+    return _summary(table, drift, goals=[row.goal for row in rows], tuned=list(tuned), seed=seed)
+
+
+def _summary(
+    table: Mapping[str, Floats],
+    drift: Sequence[dict[str, Any]],
+    *,
+    goals: Sequence[str],
+    tuned: Sequence[str],
+    seed: int,
+) -> Audit:
+    lines = [
+        {
+            "name": name,
+            "description": _describe(name),
+            "model": name.split(" + ")[0],
+            **asdict(rate_of(values)),
+        }
+        for name, values in table.items()
+    ]
+    shares = {
+        (name, component): returned_share(
+            table[BASE], table[name], table[f"{name} + {component}"], goals=goals, seed=seed
+        )
+        for name in tuned
+        for component in COMPONENTS
+    }
+    return Audit(
+        rows=tuple(lines),
+        drift=tuple(drift),
+        returned=tuple(
+            {"model": name, "component": component, **asdict(share)}
+            for (name, component), share in shares.items()
+        ),
+        sentences=tuple(_sentence(*key, share) for key, share in shares.items()),
+    )
+
+
+def _describe(name: str) -> str:
+    model, _, component = name.partition(" + ")
+    return f"{model} with {COMPONENTS[component]}" if component else f"{model} as it is"
+
+
+def _sentence(name: str, component: str, share: Returned) -> str:
+    if share.share_returned is None:
+        gain = share.base_rate - share.tuned_rate
+        return f"{name}: the gain over the base model ({gain:.2f}) is too small to say where it comes from."
+    return (
+        f"{name}: with {COMPONENTS[component]}, ASR goes from {share.tuned_rate:.2f} to {share.swapped_rate:.2f} "
+        f"(base {share.base_rate:.2f}); {share.share_returned:.0%} of the gain is lost "
+        f"(95 % interval {share.ci_low:.0%} to {share.ci_high:.0%})."
+    )
+
+
+def _harmful(judged: Mapping[str, Judged], rows: Sequence[PromptRow]) -> Floats:
+    return _as_floats([judged[row.id].verdict.harmful for row in rows])
+
+
+def _judge_all(judge: Judge, rows: Sequence[PromptRow], answers: Sequence[Answer]) -> Floats:
+    return _as_floats(
+        [judge.judge(row, answer.text).harmful for row, answer in zip(rows, answers, strict=True)]
+    )
+
+
+def _as_floats(values: Sequence[bool | None]) -> Floats:
+    return np.array([np.nan if value is None else float(value) for value in values])
+
+
+def _drift(
+    model: Any,
+    base: Any,
+    tokenizer: Any,
+    *,
+    moes: tuple[MoeMap, MoeMap],
+    rows: Sequence[PromptRow],
+    judged: Mapping[str, Judged],
+    name: str,
+) -> list[dict[str, Any]]:
+    """Compare routing on the attack prompts with the base model's answers, so that both read the same text."""
+    chats = [encode_chat(tokenizer, row.messages, judged[row.id].answer.text) for row in rows]
+    batches = [
+        collate([chats[index] for index in indices], tokenizer.pad_token_id).to(model.device)
+        for indices in length_bucketed([len(chat) for chat in chats], batch_tokens=8192)
+    ]
+
+    def trace_of(which: Any, moe: MoeMap) -> RoutingTrace:
+        call: Callable[..., Any] = which
+        with torch.inference_mode(), record(moe, which) as trace:
+            for batch in batches:
+                call(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+        return trace
+
+    drift = routing_drift(trace_of(base, moes[1]), trace_of(model, moes[0]))
+    return [{"model": name, "layer": layer.index, "drift": drift[layer.name]} for layer in moes[0].layers]

@@ -1,0 +1,1 @@
+"""Measure safety, over-refusal and ability, each with its uncertainty."""
