@@ -1,0 +1,204 @@
+"""The verbs of the command line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rasa_moe import __version__
+from rasa_moe.cli import patch, testbed
+from rasa_moe.cli.console import err, note, out, plain, quiet_loading, resumable, say
+from rasa_moe.errors import RasaError
+from rasa_moe.files import disk_full, is_disk_full
+from rasa_moe.run import STAGES
+from rasa_moe.rundir import RunDirectory
+
+_RUNS = Path("runs")
+
+app = typer.Typer(
+    name="rasa-moe",
+    help="Routing-aware safety alignment for mixture-of-experts language models.",
+    epilog="Start with: rasa-moe run (the built-in model, nothing to download).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(patch.app, name="patch")
+app.add_typer(testbed.app, name="testbed")
+
+RunDirArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a run.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change one setting, such as align.rounds=2; may be repeated."
+    ),
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; a user's mistake ends in one sentence and exit code 2, without a traceback."""
+    try:
+        app(args=arguments, prog_name="rasa-moe")
+    except RasaError as error:
+        _fail(error)
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        _fail(disk_full(Path(error.filename or ".")))
+
+
+def _fail(error: RasaError) -> None:
+    err.print(plain(f"Error: {error}"))
+    sys.exit(error.exit_code)
+
+
+def _version(value: bool) -> None:
+    if value:
+        say(f"rasa-moe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a verb."""
+
+
+@app.command()
+def run(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG", help="YAML file; without it, the built-in model.")
+    ] = None,
+    out_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Directory of the run, new or to go on with. [default: runs/<model>-<n>]",
+        ),
+    ] = None,
+    overrides: SetOption = None,
+) -> None:
+    """Run the whole method, from collect to report.
+
+    Give the same command again, with the same --out, to go on after an interruption.
+    """
+    from rasa_moe.config import load_config
+    from rasa_moe.rundir import new_run_path
+
+    recorded = out_dir / "config.yaml" if out_dir else None
+    if config is None and recorded is not None and recorded.is_file():
+        config = recorded
+    settings = load_config(config, overrides or ())
+    path = out_dir or new_run_path(settings.model, root=_RUNS)
+    directory = RunDirectory.start(path, settings)
+    note(f"Run directory: {path}")
+    with resumable("run", "--out", path):
+        _work(directory)
+    _show_results(path)
+
+
+def _stage_command(name: str) -> Callable[..., None]:
+    def command(
+        run_dir: RunDirArgument,
+        again: Annotated[bool, typer.Option("--again", help="Run it even if its files still hold.")] = False,
+    ) -> None:
+
+        with resumable(name, run_dir):
+            _work(RunDirectory.open(run_dir), only=name, again=again)
+        say(f"{name}: finished, see {run_dir}")
+
+    return command
+
+
+for _stage in STAGES:
+    app.command(_stage.name, help=_stage.help)(_stage_command(_stage.name))
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="File to write; - for the terminal.")] = Path(
+        "rasa.yaml"
+    ),
+    overrides: SetOption = None,
+) -> None:
+    """Write a configuration file that explains every setting."""
+    from rasa_moe.config import config_text, load_config
+    from rasa_moe.errors import ConfigError
+    from rasa_moe.files import write_text
+
+    text = config_text(load_config(None, overrides or ()), title=f"Run with: rasa-moe run {path}")
+    if str(path) == "-":
+        out.print(plain(text), end="")
+        return
+    if path.exists():
+        raise ConfigError(f"{path} is already there; give another name, or delete it first.")
+    write_text(path, text)
+    say(f"Wrote {path}; run it with: rasa-moe run {path}")
+
+
+@app.command()
+def doctor(
+    model: Annotated[str, typer.Argument(help="Model name or directory, such as testbed/olmoe.")],
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with it.")
+    ] = False,
+) -> None:
+    """Check a model: its experts, chat template and tokens."""
+    from rasa_moe.cli.doctor import examine
+
+    quiet_loading()
+    found = examine(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, revision=revision)
+    for looked_at, result in found:
+        say(f"{looked_at:<9} {result}")
+    say(f"{'verdict':<9} {model} can be used")
+
+
+@app.command()
+def export(
+    run_dir: RunDirArgument,
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="New directory for the checkpoint.")],
+) -> None:
+    """Write the repaired model as an ordinary checkpoint."""
+
+    config = RunDirectory.open(run_dir).config
+    patch.write_checkpoint(
+        config.model,
+        patch.folder_of(run_dir),
+        destination,
+        revision=config.revision,
+        trust_remote_code=config.trust_remote_code,
+    )
+
+
+def _work(directory: RunDirectory, *, only: str | None = None, again: bool = False) -> None:
+    from rasa_moe.cli.bars import Bars
+    from rasa_moe.run import run_stages
+    from rasa_moe.session import Session
+
+    if only != "report":
+        quiet_loading()
+    with Bars() as bars:
+        run_stages(Session(directory, progress=bars), only=only, again=again, on_event=bars.on_event)
+
+
+def _show_results(path: Path) -> None:
+    from rasa_moe.cli.table import evaluation_table, read_evaluation, remarks
+
+    evaluation = read_evaluation(path)
+    out.print(evaluation_table(evaluation), soft_wrap=False)
+    for line in remarks(evaluation):
+        say(line)
+    say(f"Report: {path / 'report.html'}")

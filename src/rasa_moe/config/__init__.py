@@ -1,0 +1,28 @@
+"""The configuration of a run: one schema, read from YAML, written back with its descriptions as comments."""
+
+from rasa_moe.config.load import differences, load_config
+from rasa_moe.config.schema import (
+    AlignConfig,
+    AuditConfig,
+    CollectConfig,
+    Config,
+    DataConfig,
+    DetectConfig,
+    EvaluateConfig,
+    FullConfig,
+)
+from rasa_moe.config.text import config_text
+
+__all__ = [
+    "AlignConfig",
+    "AuditConfig",
+    "CollectConfig",
+    "Config",
+    "DataConfig",
+    "DetectConfig",
+    "EvaluateConfig",
+    "FullConfig",
+    "config_text",
+    "differences",
+    "load_config",
+]

@@ -1,0 +1,220 @@
+"""Every setting of a run, with its default, its limits and the sentence that explains it.
+
+The descriptions become the comments of the YAML files; the defaults are those of the small built-in model.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+
+def _split_names(value: object) -> object:
+    """Accept `a, b` and an empty value where a list of names is wanted, as a command line writes them."""
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        return tuple(name.strip() for name in value.split(",") if name.strip())
+    return tuple(value) if isinstance(value, list) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split_names)]
+# Strict: `true` is no number, and a commit such as 12e4567 that YAML reads as a number is no text.
+Text = Annotated[str, Field(min_length=1, strict=True)]
+Switch = Annotated[bool, Field(strict=True)]
+Positive = Annotated[float, Field(gt=0, strict=True)]
+NotNegative = Annotated[float, Field(ge=0, strict=True)]
+Count = Annotated[int, Field(ge=1, strict=True)]
+Finite = Annotated[float, Field(strict=True)]
+Number = Annotated[int, Field(strict=True)]
+CountOrZero = Annotated[int, Field(ge=0, strict=True)]
+
+
+class Section(BaseModel):
+    """Hold settings that cannot change once read; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """Say which prompts are used and who judges the answers."""
+
+    source: Text = Field(
+        "testbed",
+        description="'testbed' for the built-in prompts, or the path of a JSONL file with one prompt a line.",
+    )
+    judge: Text = Field(
+        "auto",
+        description="Who tells harmful answers: 'auto' (exact for the testbed, else rules) or a judge.",
+    )
+
+
+class CollectConfig(Section):
+    """Set how pairs of a working jailbreak and a refused plain request are gathered."""
+
+    families: Names = Field(
+        (), description="Attack families to collect from; empty for every family of the train split."
+    )
+    goals_per_family: Count | None = Field(
+        None, description="Most goals tried in one family; null for all of them."
+    )
+    max_new_tokens: Count = Field(64, description="Longest answer, in tokens.")
+    batch_tokens: Count = Field(
+        8192, description="Tokens in one generation batch, padding included; less needs less memory."
+    )
+    retain_rows: int = Field(
+        256,
+        ge=0,
+        description="Harmless conversations, with the model's own answers, kept to protect its abilities.",
+    )
+
+
+class DetectConfig(Section):
+    """Set how the experts that answer jailbreaks are told from the others."""
+
+    span: Literal["response", "prompt", "both", "last_prompt", "deciding"] = Field(
+        "response",
+        description="Tokens whose routing counts; 'deciding': those that predict a response token.",
+    )
+    budget: Finite | Number | None = Field(
+        0.125,
+        description="Experts to select: a share of all (0.125) or a count (128); null to use the threshold.",
+    )
+    threshold: Finite | None = Field(
+        None, description="Select every expert whose discrepancy exceeds this; needs budget: null."
+    )
+    bootstrap: Count = Field(1000, description="Resamples of the pairs behind each interval.")
+
+    @field_validator("budget")
+    @classmethod
+    def _budget_is_share_or_count(cls, value: float | int | None) -> float | int | None:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("should be at least 1 expert")
+        if isinstance(value, float) and not 0 < value <= 1:
+            raise ValueError("a share should lie between 0 and 1; write a count without a decimal point")
+        return value
+
+    @model_validator(mode="after")
+    def _one_criterion(self) -> DetectConfig:
+        if (self.budget is None) == (self.threshold is None):
+            raise ValueError("give exactly one of budget and threshold, and null for the other")
+        return self
+
+
+class AlignConfig(Section):
+    """Set the alternation of expert repair and routing consistency."""
+
+    fixed_routing: Literal["frozen", "replay"] = Field(
+        "frozen",
+        description="Routing in repair: 'frozen' routers, or 'replay' of the base model's choices.",
+    )
+    rounds: Count = Field(3, description="Rounds of repair followed by routing consistency.")
+    repair_epochs: CountOrZero = Field(1, description="Epochs of expert repair in a round.")
+    router_epochs: CountOrZero = Field(
+        1, description="Epochs of routing consistency in a round; 0 leaves the routers alone."
+    )
+    expert_lr: Positive = Field(
+        5e-4, description="Learning rate of the selected experts; the paper's models use 5e-5."
+    )
+    router_lr: Positive = Field(
+        1e-4, description="Learning rate of the routers; the paper's models use 1e-6."
+    )
+    weight_decay: NotNegative = Field(0.0, description="AdamW's weight decay, for whatever is being trained.")
+    batch_size: Count = Field(16, description="Pairs in one optimiser step.")
+    retain_weight: NotNegative = Field(
+        1.0, description="Weight of the harmless conversations in repair; 0 is the paper's form."
+    )
+    anchor_weight: NotNegative = Field(
+        1.0, description="Weight of the plain requests' refusals in repair; 0 is the paper's form."
+    )
+    kl: Literal["forward", "reverse", "symmetric"] = Field(
+        "forward", description="Divergence from the anchors' routing: forward is KL(anchor || jailbreak)."
+    )
+    router_span: Literal["response", "prompt", "both", "last_prompt", "deciding"] = Field(
+        "response", description="Tokens whose routing is made consistent; named as in detect.span."
+    )
+    max_grad_norm: Positive = Field(1.0, description="Gradients are scaled down to this norm.")
+    early_stop_loss: Positive | None = Field(
+        None, description="End a repair phase once an epoch's mean loss falls below this; null for never."
+    )
+    gradient_checkpointing: Switch = Field(
+        False, description="Recompute activations in the backward pass: slower, less memory."
+    )
+
+    @model_validator(mode="after")
+    def _something_to_train(self) -> AlignConfig:
+        if self.repair_epochs == 0 and self.router_epochs == 0:
+            raise ValueError("repair_epochs and router_epochs are both 0, so nothing would be trained")
+        return self
+
+
+class FullConfig(Section):
+    """Set full fine-tuning, the rival that the audit is about."""
+
+    epochs: Count = Field(3, description="Epochs over the same pairs and harmless conversations.")
+    lr: Positive = Field(1e-4, description="Learning rate of every weight.")
+
+
+class EvaluateConfig(Section):
+    """Set how attacks, over-refusal and ability are measured."""
+
+    goals_per_suite: Count = Field(
+        100, description="Most goals in one suite (an attack family, or one kind of question)."
+    )
+    split: Literal["validation", "test"] = Field(
+        "test", description="Split measured; tune on 'validation', report 'test'."
+    )
+    max_new_tokens: Count = Field(64, description="Longest answer, in tokens.")
+    batch_tokens: Count = Field(
+        8192, description="Tokens in one generation batch, padding included; less needs less memory."
+    )
+    models: Names = Field(
+        (), description="Models measured, out of base, rasa and the rivals; empty for all of them."
+    )
+
+
+class AuditConfig(Section):
+    """Set the swaps that ask whether a gain is repair or rerouting."""
+
+    goals_per_suite: Count = Field(40, description="Most goals in one suite for each swapped model.")
+
+
+class Config(Section):
+    """Everything that decides the outcome of a run."""
+
+    model: Text = Field(
+        "testbed/olmoe",
+        description="A Hugging Face name, a directory, or a built-in model: testbed/olmoe, testbed/qwen3.",
+    )
+    revision: Text | None = Field(
+        None, description="Branch, tag or commit of the model on the hub; null for its default."
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Type of the weights; 'auto' is float32 on a CPU, elsewhere the type they are saved in.",
+    )
+    device: Text = Field("auto", description="'auto' (CUDA where there is one), 'cpu', 'cuda', 'cuda:1', ...")
+    trust_remote_code: Switch = Field(
+        False, description="Run Python code that comes with the model; only for models you trust."
+    )
+    seed: CountOrZero = Field(0, lt=2**32, description="Seed of everything random.")
+    threads: Count | None = Field(
+        None, description="CPU threads; null lets PyTorch choose. Another number may change last digits."
+    )
+    compare: Names = Field(("full",), description="Rival methods trained on the same pairs; empty for none.")
+    data: DataConfig = Field(DataConfig(), description="Prompts and judge.")
+    collect: CollectConfig = Field(
+        CollectConfig(), description="Pairs: one goal, a jailbreak that works, the plain request refused."
+    )
+    detect: DetectConfig = Field(
+        DetectConfig(), description="Safety-critical experts, by activation discrepancy."
+    )
+    align: AlignConfig = Field(
+        AlignConfig(), description="Expert repair under fixed routing, then routing consistency."
+    )
+    full: FullConfig = Field(FullConfig(), description="Full fine-tuning, when compare names it.")
+    evaluate: EvaluateConfig = Field(
+        EvaluateConfig(), description="Attack success, over-refusal and ability."
+    )
+    audit: AuditConfig = Field(AuditConfig(), description="Counterfactual swaps of routers and experts.")

@@ -1,0 +1,199 @@
+"""What the stages of one run share: configuration, model, rows, judge; each loaded when first needed."""
+
+from __future__ import annotations
+
+import difflib
+import random
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rasa_moe.config import Config
+from rasa_moe.errors import ConfigError
+from rasa_moe.files import sha256_file, sha256_json
+from rasa_moe.progress import Progress, no_progress
+from rasa_moe.rundir import RunDirectory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from rasa_moe.data.source import Source
+    from rasa_moe.judges import Judge
+    from rasa_moe.moe.layers import MoeMap
+
+BASE, RASA = "base", "rasa"
+_TESTBED = "testbed"
+_LOADING = "load the model"
+# Weights beyond this size are told apart by their size alone; reading them would cost minutes.
+_HASHED_BYTES = 64 << 20
+
+
+class Session:
+    """Hold what the stages of one run share.
+
+    Attributes:
+        directory: The run directory.
+        progress: Called after every unit of a long step.
+    """
+
+    def __init__(self, directory: RunDirectory, *, progress: Progress = no_progress) -> None:
+        self.directory = directory
+        self.progress = progress
+        self._loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
+
+    @property
+    def config(self) -> Config:
+        """The configuration of the run."""
+        return self.directory.config
+
+    @property
+    def path(self) -> Path:
+        """The folder with the files of finished stages."""
+        return self.directory.path
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The base model, in eval mode."""
+        return self._load()[0]
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the base model."""
+        return self._load()[1]
+
+    @property
+    def moe(self) -> MoeMap:
+        """The map of the base model's routed experts."""
+        from rasa_moe.moe.layers import discover
+
+        return discover(self.model)
+
+    @cached_property
+    def source(self) -> Source:
+        """The prompts of the run, and which attack families are trained on.
+
+        Raises:
+            DataError: The rows cannot be read, a goal is in two splits, or a family is unknown.
+        """
+        from rasa_moe.data.source import load_source
+
+        return load_source(self.config.data.source, families=self.config.collect.families)
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The judge of the answers.
+
+        Raises:
+            ConfigError: No judge has that name.
+        """
+        from rasa_moe.judges import get_judge
+
+        name = self.config.data.judge
+        automatic = "exact" if self.config.data.source == _TESTBED else "rules"
+        return get_judge(automatic if name == "auto" else name)
+
+    @property
+    def evaluated(self) -> tuple[str, ...]:
+        """The models that are measured, base first."""
+        known = (BASE, RASA, *self.config.compare)
+        wanted = self.config.evaluate.models or known
+        return tuple(name for name in known if name == BASE or name in wanted)
+
+    def check(self) -> None:
+        """Find what a user can get wrong before hours of work depend on it: names, and the rows.
+
+        Raises:
+            ConfigError: No judge, rival method or model has that name.
+            DataError: The rows cannot be used.
+        """
+        from rasa_moe.align.rivals import RIVALS
+
+        _check_names("compare", self.config.compare, known=tuple(RIVALS))
+        _check_names("evaluate.models", self.config.evaluate.models, known=(BASE, RASA, *self.config.compare))
+        _ = self.judge, self.source
+
+    def prepare(self) -> int:
+        """Set seeds and threads, the same before every stage: a resumed run draws what a whole run draws.
+
+        Returns:
+            The number of CPU threads in use.
+        """
+        import numpy
+        import torch
+
+        if self.config.threads is not None:
+            torch.set_num_threads(self.config.threads)
+        random.seed(self.config.seed)
+        numpy.random.seed(self.config.seed)
+        torch.manual_seed(self.config.seed)
+        return torch.get_num_threads()
+
+    def source_hashes(self, names: tuple[str, ...]) -> dict[str, str]:
+        """Return fingerprints of "model" and "rows", so that a stage is done again when they change."""
+        makers = {"model": self._model_fingerprint, "rows": self._rows_fingerprint}
+        return {name: makers[name]() for name in names}
+
+    def _load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        if self._loaded is None:
+            from rasa_moe.moe.loading import load_model
+
+            config = self.config
+            self.progress(_LOADING, 0, 1)
+            self._loaded = load_model(
+                config.model,
+                dtype=working_dtype(config),
+                device=config.device,
+                trust_remote_code=config.trust_remote_code,
+                revision=config.revision,
+            )
+            self.progress(_LOADING, 1, 1)
+        return self._loaded
+
+    def _model_fingerprint(self) -> str:
+        name = self.config.model
+        if name.startswith(f"{_TESTBED}/"):
+            from rasa_moe.testbed import model_path
+
+            return _folder_fingerprint(model_path(name.removeprefix(f"{_TESTBED}/")))
+        if Path(name).is_dir():
+            return _folder_fingerprint(Path(name))
+        return sha256_json([name, self.config.revision])
+
+    def _rows_fingerprint(self) -> str:
+        source = self.source
+        return sha256_json([[repr(row) for row in source.rows], sorted(source.family_splits.items())])
+
+
+def working_dtype(config: Config) -> str:
+    """Return the type weights are held in: "auto" is float32 on a CPU, and elsewhere "auto", as saved.
+
+    On a CPU bfloat16 is several times slower, and routing then depends on how texts are batched.
+    """
+    import torch
+
+    on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
+    return "float32" if config.dtype == "auto" and on_cpu else config.dtype
+
+
+def _check_names(key: str, names: Sequence[str], *, known: Sequence[str]) -> None:
+    """Refuse a name in a list of the configuration that stands for nothing."""
+    for name in names:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean '{nearest[0]}'?" if nearest else f"choose among {', '.join(known)}."
+            raise ConfigError(f"{key} names '{name}', which does not exist; {hint}")
+
+
+def _folder_fingerprint(folder: Path) -> str:
+    """Return one hash for the files of a model folder: their content, or for large ones their size."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+    facts = [
+        [file.relative_to(folder).as_posix(), file.stat().st_size if _is_large(file) else sha256_file(file)]
+        for file in files
+    ]
+    return sha256_json(facts)
+
+
+def _is_large(file: Path) -> bool:
+    return file.stat().st_size > _HASHED_BYTES

@@ -1,0 +1,230 @@
+"""One adapter a stage: take what it needs from the session, call the room that works, write the result.
+
+Each adapter writes into `work.out` only, with the paths that the files have in the run directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rasa_moe.files import write_json
+from rasa_moe.session import BASE, RASA, Session
+
+if TYPE_CHECKING:
+    from rasa_moe.evaluate.stage import Judged
+    from rasa_moe.evaluate.suites import Suite
+
+_ATTACKS = ("attack_trained", "attack_held_out")
+
+
+@dataclass(frozen=True)
+class Work:
+    """Say where a stage writes.
+
+    Attributes:
+        out: An empty folder for finished files; they are moved into the run directory once all are there.
+        make_checkpoints: Makes the folder behind `checkpoints`, for the stages that ask for it.
+    """
+
+    out: Path
+    make_checkpoints: Callable[[], Path]
+
+    @cached_property
+    def checkpoints(self) -> Path:
+        """A folder that survives a kill, for unfinished work on exactly these inputs."""
+        return self.make_checkpoints()
+
+
+def collect(session: Session, work: Work) -> None:
+    """Gather pairs of a working jailbreak and a refused plain request, and the conversations to retain."""
+    from rasa_moe.artifacts import write_judged, write_retain
+    from rasa_moe.collect.stage import collect as gather
+    from rasa_moe.data import write_pairs
+    from rasa_moe.evaluate.stage import Judged
+
+    collected = gather(
+        session.model,
+        session.tokenizer,
+        source=session.source,
+        judge=session.judge,
+        config=session.config.collect,
+        progress=session.progress,
+    )
+    write_pairs(work.out / "pairs.jsonl", collected.pairs)
+    write_retain(work.out / "retain.jsonl", collected.retain)
+    write_json(work.out / "collected.json", dict(collected.counts))
+    asked = (Judged(row=row, answer=answer, verdict=verdict) for row, answer, verdict in collected.transcript)
+    write_judged(work.out / "generations" / "collect.jsonl", asked)
+
+
+def detect(session: Session, work: Work) -> None:
+    """Score every expert by activation discrepancy and select the safety-critical ones."""
+    from rasa_moe.artifacts import write_detection
+    from rasa_moe.data import read_pairs
+    from rasa_moe.detect.stage import detect as score
+
+    detection = score(
+        session.model,
+        session.tokenizer,
+        session.moe,
+        pairs=read_pairs(session.path / "pairs.jsonl"),
+        config=session.config.detect,
+        seed=session.config.seed,
+        progress=session.progress,
+    )
+    write_detection(
+        work.out, detection, session.moe, model=session.config.model, span=session.config.detect.span
+    )
+
+
+def align(session: Session, work: Work) -> None:
+    """Repair the selected experts, and train the rivals on the same pairs."""
+    from rasa_moe.align.rivals import RIVALS
+    from rasa_moe.align.stage import align as repair
+    from rasa_moe.artifacts import read_experts, read_retain, write_tensors
+    from rasa_moe.data import read_pairs
+    from rasa_moe.data.jsonl import write_records
+
+    config, model, tokenizer, moe = session.config, session.model, session.tokenizer, session.moe
+    pairs = read_pairs(session.path / "pairs.jsonl")
+    retain = read_retain(session.path / "retain.jsonl")
+    alignment = repair(
+        model,
+        tokenizer,
+        moe,
+        pairs=pairs,
+        retain=retain,
+        experts=read_experts(session.path / "experts.json"),
+        config=config.align,
+        seed=config.seed,
+        base_name=config.model,
+        checkpoint_path=work.checkpoints / f"{RASA}.safetensors",
+        progress=session.progress,
+    )
+    alignment.patch.save(work.out / "patch")
+    log = list(alignment.log)
+    for name in config.compare:
+        tuned = RIVALS[name](
+            model,
+            tokenizer,
+            moe,
+            pairs=pairs,
+            retain=retain,
+            config=config,
+            checkpoint_path=work.checkpoints / f"{name}.safetensors",
+            progress=session.progress,
+        )
+        write_tensors(work.out / _weights_of(name), tuned.tensors)
+        log += tuned.log
+    write_records(work.out / "training.jsonl", log)
+
+
+def evaluate(session: Session, work: Work) -> None:
+    """Measure attacks, over-refusal and ability of the base model, the repaired one and the rivals."""
+    from rasa_moe.artifacts import write_judged
+    from rasa_moe.data import read_pairs
+    from rasa_moe.evaluate.stage import evaluate as tabulate
+    from rasa_moe.evaluate.suites import make_suites
+
+    config = session.config.evaluate
+    suites = make_suites(session.source, split=config.split, limit=config.goals_per_suite)
+    judged = {name: _judged(session, work, name, suites=suites) for name in session.evaluated}
+    for name, answers in judged.items():
+        write_judged(work.out / "generations" / f"{name}.jsonl", answers.values(), suites=suites)
+    trained = sorted({pair.family for pair in read_pairs(session.path / "pairs.jsonl")})
+    table = tabulate(judged, suites=suites, trained_families=trained, seed=session.config.seed)
+    write_json(work.out / "evaluation.json", table.to_json())
+
+
+def audit(session: Session, work: Work) -> None:
+    """Put the base's routers, then its routed experts, back into every tuned model; measure again."""
+    from rasa_moe.artifacts import read_judged
+    from rasa_moe.audit.stage import audit as swap
+    from rasa_moe.evaluate.suites import make_suites
+
+    config, evaluation = session.config, session.config.evaluate
+    limit = min(config.audit.goals_per_suite, evaluation.goals_per_suite)
+    suites = make_suites(session.source, split=evaluation.split, limit=limit)
+    tuned = {}
+    for name in session.evaluated:
+        if name != BASE:
+            with _weights_in(session, name) as changed:
+                parameters = dict(session.model.named_parameters())
+                tuned[name] = {key: parameters[key].detach().clone() for key in changed}
+    folder = session.path / "generations"
+    result = swap(
+        session.model,
+        session.tokenizer,
+        session.moe,
+        tuned=tuned,
+        judged={
+            name: read_judged(folder / f"{name}.jsonl", session.source.rows) for name in session.evaluated
+        },
+        rows=[row for suite in suites if suite.kind in _ATTACKS for row in suite.rows],
+        judge=session.judge,
+        max_new_tokens=evaluation.max_new_tokens,
+        batch_tokens=evaluation.batch_tokens,
+        seed=config.seed,
+        progress=session.progress,
+    )
+    write_json(work.out / "audit.json", result.to_json())
+
+
+def report(session: Session, work: Work) -> None:
+    """Write the HTML page from the files of the run."""
+    from rasa_moe.report import write_report
+
+    page = write_report(session.path)
+    page.rename(work.out / page.name)
+
+
+def _judged(session: Session, work: Work, name: str, *, suites: list[Suite]) -> dict[str, Judged]:
+    """Answer and judge the suites with one model, or take the answers from before a kill."""
+    from rasa_moe.artifacts import read_judged, write_judged
+    from rasa_moe.evaluate.stage import answer_suites
+
+    saved = work.checkpoints / f"{name}.jsonl"
+    if not saved.exists():
+        with _weights_in(session, name):
+            answers = answer_suites(
+                session.model,
+                session.tokenizer,
+                suites=suites,
+                judge=session.judge,
+                max_new_tokens=session.config.evaluate.max_new_tokens,
+                batch_tokens=session.config.evaluate.batch_tokens,
+                label=f"evaluate {name}",
+                progress=session.progress,
+            )
+        write_judged(saved, answers.values(), suites=suites)
+    return read_judged(saved, session.source.rows)
+
+
+@contextmanager
+def _weights_in(session: Session, name: str) -> Iterator[list[str]]:
+    """Put the weights of one of the run's models into the session's; yield the names of those that differ."""
+    from rasa_moe.artifacts import read_tensors
+    from rasa_moe.moe import ExpertPatch, swapped
+
+    if name == BASE:
+        yield []
+    elif name == RASA:
+        patch = ExpertPatch.load(session.path / "patch")
+        patch.apply(session.model)
+        try:
+            yield list(patch.after)
+        finally:
+            patch.revert(session.model)
+    else:
+        tensors = read_tensors(session.path / _weights_of(name))
+        with swapped(session.model, tensors):
+            yield list(tensors)
+
+
+def _weights_of(name: str) -> Path:
+    return Path("rivals") / f"{name}.safetensors"
