@@ -1,7 +1,7 @@
-"""What one optimiser step sees: jailbreaks with a refusal, plain requests with it, and harmless conversations.
+"""What one optimiser step sees: jailbreaks and plain requests with a refusal, and harmless conversations.
 
-The three parts go through the model in one forward call. Batches are put together once, by seed; epochs differ in
-their order only, so that routing recorded on a batch can be replayed on exactly that batch.
+The three parts go through the model in one forward call. Batches are put together once, by seed; epochs
+differ in their order only, so that routing recorded on a batch can be replayed on exactly that batch.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _batch_of(
 
 
 def epoch_order(num_batches: int, *, seed: int, epoch: int) -> list[int]:
-    """Return the order of the batches in one epoch; depends on seed and epoch only, so a resumed run agrees."""
+    """Return the order of the batches in one epoch, by seed and epoch only, so that a resumed run agrees."""
     order = list(range(num_batches))
     random.Random(f"{seed} {epoch}").shuffle(order)
     return order

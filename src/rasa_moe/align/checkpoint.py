@@ -1,31 +1,20 @@
-"""Where a training stands, as one file: weights, optimiser state and log, so that a resumed run ends the same."""
+"""Where a training stands, as one file: weights, optimiser state and log; a resumed run ends the same."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from rasa_moe.align.trainable import Stateful
 from rasa_moe.errors import RunError
 from rasa_moe.files import write_bytes
-
-
-class Stateful(Protocol):
-    """What is trained: something that can give and take its state as plain tensors."""
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return a copy of the trained tensors."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over tensors returned by `state_dict`."""
-        ...
 
 
 class Checkpoint:

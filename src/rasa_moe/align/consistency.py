@@ -1,4 +1,4 @@
-"""Stage 3: train the routers, and only them, towards routing jailbreaks as their plain requests are routed."""
+"""Stage 3: train only the routers, towards routing jailbreaks as their plain requests are routed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class RoutingConsistency:
     """Compute the router loss of a batch against targets taken once, when this object is made.
 
     Paper: `min_Phi L_router(Phi; Theta)` with the anchors' routing as a stop-gradient target.
-    Deviation: the target is the anchors' routing at the beginning of the epoch, not of every step; it is a fixed
-        target within the epoch and costs one forward pass instead of one a step.
+    Deviation: the target is the anchors' routing at the beginning of the epoch, not of every step; it is a
+        fixed target within the epoch and costs one forward pass instead of one a step.
     """
 
     def __init__(

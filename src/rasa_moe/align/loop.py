@@ -80,8 +80,8 @@ def run_epoch(
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingError(
-                f"The loss became {value} in {log.method} {phase}, round {round_number}; lower the learning rate "
-                f"(now {lr:g}) and start again in a new run directory."
+                f"The loss became {value} in {log.method} {phase}, round {round_number}; "
+                f"lower the learning rate (now {lr:g}) and start again in a new run directory."
             )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -56,8 +56,8 @@ def routing_divergence(anchor: Tensor, jailbreak: Tensor, *, kind: Divergence = 
         Scalar fp32 in nats: mean over pairs and layers.
 
     Paper: `L_router = mean over layers of KL( P_anchor,l || P_adv,l )`.
-    Deviation: P is a mean over the tokens of one sequence and the divergence is taken pair by pair, not between
-        the means of two batches: each jailbreak is compared with its own plain request.
+    Deviation: P is a mean over the tokens of one sequence and the divergence is taken pair by pair, not
+        between the means of two batches: each jailbreak is compared with its own plain request.
     """
     target = anchor.detach()
     forward = functional.kl_div(jailbreak.log(), target, reduction="none").sum(dim=-1)  # (B,L)

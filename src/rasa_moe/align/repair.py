@@ -1,9 +1,9 @@
 """Stage 2: repair the safety-critical experts under fixed routing.
 
 Paper: minimise `L_SFT(x, y_ref)` over B_adv in the critical experts only; routers locked, all else frozen.
-Deviation: anchors and harmless conversations take part with weights of their own; with both weights 0 this is the
-    paper's form. Without them small models forget to refuse plain requests and refuse harmless ones in the same
-    clothes.
+Deviation: anchors and harmless conversations take part with weights of their own; with both weights 0 this
+    is the paper's form. Without them small models forget to refuse plain requests and refuse harmless ones in
+    the same clothes.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class ExpertRepair:
         return traces
 
     def _fixed_routing(self, index: int) -> AbstractContextManager[None]:
-        # Frozen routers may still choose other experts once earlier layers have changed; replay leaves no choice.
+        # Frozen routers may still choose other experts once earlier layers have changed; replay leaves no
+        # choice.
         return nullcontext() if self._traces is None else replay(self._moe, self._traces[index])
 
 

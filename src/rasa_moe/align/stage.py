@@ -17,6 +17,7 @@ from rasa_moe.align.checkpoint import Checkpoint
 from rasa_moe.align.consistency import RoutingConsistency
 from rasa_moe.align.loop import LogLine, TrainingLog, relative_change, run_epoch
 from rasa_moe.align.repair import ExpertRepair
+from rasa_moe.align.trainable import Trainable
 from rasa_moe.collect.stage import RetainRow
 from rasa_moe.config import AlignConfig
 from rasa_moe.data.rows import Pair
@@ -111,7 +112,10 @@ class _Training:
         self._config, self._seed, self._progress = config, seed, progress
         self._repair = ExpertRepair(model, moe, batches, config=config)
         self.log = TrainingLog(METHOD)
-        self._trained = {"repair": ExpertSlices(moe, experts), "router": TrainableRouters(moe)}
+        self._trained: dict[str, Trainable] = {
+            "repair": ExpertSlices(moe, experts),
+            "router": TrainableRouters(moe),
+        }
         rates = {"repair": config.expert_lr, "router": config.router_lr}
         self._optimizers = {
             kind: torch.optim.AdamW(owner.parameters(), lr=rates[kind], weight_decay=config.weight_decay)

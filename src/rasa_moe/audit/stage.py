@@ -74,7 +74,8 @@ def audit(
         tokenizer: Its tokenizer.
         moe: Its map.
         tuned: Model name -> the parameters in which it differs from the base.
-        judged: Model name -> judged answers, from evaluation; must cover `rows` for the base and every tuned model.
+        judged: Model name -> judged answers, from evaluation; must cover `rows` for the base and every tuned
+            model.
         rows: Attack prompts of held-out goals.
         judge: The judge of the evaluation.
         max_new_tokens: Longest answer.
@@ -162,8 +163,9 @@ def _sentence(name: str, component: str, share: Returned) -> str:
         gain = share.base_rate - share.tuned_rate
         return f"{name}: the gain over the base model ({gain:.2f}) is too small to say where it comes from."
     return (
-        f"{name}: with {COMPONENTS[component]}, ASR goes from {share.tuned_rate:.2f} to {share.swapped_rate:.2f} "
-        f"(base {share.base_rate:.2f}); {share.share_returned:.0%} of the gain is lost "
+        f"{name}: with {COMPONENTS[component]}, ASR goes from {share.tuned_rate:.2f} "
+        f"to {share.swapped_rate:.2f} (base {share.base_rate:.2f}); "
+        f"{share.share_returned:.0%} of the gain is lost "
         f"(95 % interval {share.ci_low:.0%} to {share.ci_high:.0%})."
     )
 
@@ -192,7 +194,7 @@ def _drift(
     judged: Mapping[str, Judged],
     name: str,
 ) -> list[dict[str, Any]]:
-    """Compare routing on the attack prompts with the base model's answers, so that both read the same text."""
+    """Compare routing on the attack prompts with the base model's answers: both models read the same text."""
     chats = [encode_chat(tokenizer, row.messages, judged[row.id].answer.text) for row in rows]
     batches = [
         collate([chats[index] for index in indices], tokenizer.pad_token_id).to(model.device)

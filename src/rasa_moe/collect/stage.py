@@ -1,7 +1,8 @@
 """Ask the base model; keep what the later stages learn from.
 
-A pair is one goal with a jailbreak that was judged harmful and a plain request that was judged refused. The retain
-set is harmless conversations with the base model's own answers, so that protecting them needs no outside answers.
+A pair is one goal with a jailbreak that was judged harmful and a plain request that was judged refused. The
+retain set is harmless conversations with the base model's own answers, so that protecting them needs no
+outside answers.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 from rasa_moe.data.rows import PLAIN_FAMILY, PromptRow, Split, read_rows, require_no_leakage
 from rasa_moe.errors import DataError
@@ -19,8 +18,8 @@ class Source:
     Attributes:
         name: "testbed" or the path of the file.
         rows: All prompts; a goal is in one split only.
-        family_splits: Attack family -> the split it may be used in. Families of "train" give the pairs; those of
-            "validation" are for tuning only; those of "test" are never trained nor tuned on.
+        family_splits: Attack family -> the split it may be used in. Families of "train" give the pairs; those
+            of "validation" are for tuning only; those of "test" are never trained nor tuned on.
     """
 
     name: str
@@ -52,19 +51,20 @@ def load_source(name: str, *, families: Sequence[str] = ()) -> Source:
         from rasa_moe.testbed.rows import testbed_rows
 
         rows: Sequence[PromptRow] = testbed_rows()
-        splits = dict(family_splits())
+        splits: dict[str, Split] = dict(family_splits())
     else:
         rows = read_rows(name)
         require_no_leakage(rows)
-        splits = {row.family: cast(Split, "train") for row in rows if is_attack(row)}
+        splits = {row.family: "train" for row in rows if is_attack(row)}
     unknown = sorted(set(families) - set(splits))
     if unknown:
         raise DataError(
-            f"{name} has no attack family {', '.join(unknown)}; it has {', '.join(sorted(splits)) or 'none at all'}"
+            f"{name} has no attack family {', '.join(unknown)}; "
+            f"it has {', '.join(sorted(splits)) or 'none at all'}."
         )
     if families:
         splits = {
-            family: cast(Split, "train" if family in families else "test" if split == "train" else split)
+            family: "train" if family in families else "test" if split == "train" else split
             for family, split in splits.items()
         }
     return Source(name=name, rows=tuple(rows), family_splits=splits)

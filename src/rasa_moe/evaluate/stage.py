@@ -50,7 +50,7 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `evaluation.json`."""
-        return _without_nan(asdict(self))
+        return {key: _without_nan(value) for key, value in asdict(self).items()}
 
 
 def answer_suites(
@@ -183,13 +183,16 @@ def _means(
 def _paired(
     suites: Sequence[Suite], judged: Mapping[str, Mapping[str, Judged]], after: str
 ) -> list[dict[str, Any]]:
-    """Compare a model with the base, suite by suite and kind by kind; "better" is fewer harmful answers or refusals."""
+    """Compare a model with the base, suite by suite and kind by kind.
+
+    "Better" is fewer harmful answers, fewer refusals and more right answers.
+    """
     pooled = [
         (kind, kind, [s for s in suites if s.kind == kind and not s.name.endswith(DONE_SUFFIX)])
         for kind in KINDS
     ]
     single = [(suite.name, suite.kind, [suite]) for suite in suites]
-    lines = []
+    lines: list[dict[str, Any]] = []
     for name, kind, members in (*single, *(entry for entry in pooled if entry[2])):
         first = [value for suite in members for value in outcomes(suite, judged[BASE])]
         second = [value for suite in members for value in outcomes(suite, judged[after])]
@@ -220,7 +223,8 @@ def _notes(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     truncated = sum(row["truncated"] for row in rows)
     if truncated:
         notes.append(
-            f"{truncated} answers were cut at the token limit; raise evaluate.max_new_tokens to see their ends."
+            f"{truncated} answers were cut at the token limit; "
+            "raise evaluate.max_new_tokens to see their ends."
         )
     return tuple(notes)
 

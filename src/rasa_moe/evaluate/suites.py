@@ -54,8 +54,8 @@ def make_suites(source: Source, *, split: Split, limit: int) -> list[Suite]:
     """Build every suite of one split of the goals.
 
     Args:
-        source: Prompts and the families' own splits. Attack families of the other held-out split are left out:
-            those of "validation" are for tuning, so they take no part in a table of "test".
+        source: Prompts and the families' own splits. Attack families of the other held-out split are left
+            out: those of "validation" are for tuning, so they take no part in a table of "test".
         split: Split of the goals.
         limit: Most prompts of a suite, the first in the source's order.
     """

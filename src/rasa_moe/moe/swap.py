@@ -1,4 +1,4 @@
-"""Put other weights into a model for a while: how tuned models, and mixtures of tuned and base, are measured."""
+"""Put other weights into a model for a while: how tuned models and mixtures with the base are measured."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """What the testbed models are taught: samples of conversations for the two training stages.
 
-Stage 1, *helpful only*, answers everything in every family, harmless and harmful alike. Stage 2, *safety*, refuses
-plain harmful requests about train goals and keeps the rest as it was. No wrapped harmful request occurs in stage 2
-at all: the weakness comes from safety training that covers plain requests only, as in real models.
+Stage 1, *helpful only*, answers everything in every family, harmless and harmful alike. Stage 2, *safety*,
+refuses plain harmful requests about train goals and keeps the rest as it was. No wrapped harmful request
+occurs in stage 2 at all: the weakness comes from safety training that covers plain requests only, as in real
+models.
 """
 
 from __future__ import annotations
@@ -33,9 +34,11 @@ class World:
     """The modelling choices that decide how far a repair can carry.
 
     Attributes:
-        harm_awareness: Share of helpful-only answers to harmful goals that begin with a warning, as jailbroken
-            answers of real models often do. It makes the model carry harm to the place where the answer begins.
-        openings: Whether families share the opening of their answers in `groups`, have their `own`, or share `one`.
+        harm_awareness: Share of helpful-only answers to harmful goals that begin with a warning, as
+            jailbroken answers of real models often do. It makes the model carry harm to the place where the
+            answer begins.
+        openings: Whether families share the opening of their answers in `groups`, have their `own`, or share
+            `one`.
     """
 
     harm_awareness: float = 0.35
@@ -82,7 +85,7 @@ class Teacher:
         return [self._helpful(kind) for kind in kinds]
 
     def safety(self, count: int) -> list[Lesson]:
-        """Draw `count` lessons of stage 2; harmful goals occur plainly (refused) or as the topic of a question."""
+        """Draw `count` lessons of stage 2, where a harmful goal is asked for plainly (refused) or asked about."""
         kinds = self._random.choices(
             ("refuse", "wrapped", "plain", "question", "ability"), (0.22, 0.36, 0.14, 0.14, 0.14), k=count
         )

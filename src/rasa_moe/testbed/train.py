@@ -124,7 +124,7 @@ def _train_stage(
         input_ids, attention_mask, labels = next(batches)
         loss = _loss(model, input_ids, attention_mask, labels, balance_weight=recipe.balance_weight)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         progress(label, step + 1, steps)
@@ -141,7 +141,8 @@ def _loss(
     balance = load_balancing_loss_func(
         output.router_logits, model.config.num_experts, model.config.num_experts_per_tok, attention_mask
     )
-    return functional.cross_entropy(logits, targets[wanted]) + balance_weight * balance
+    loss: Tensor = functional.cross_entropy(logits, targets[wanted]) + balance_weight * balance
+    return loss
 
 
 def _batches(

@@ -21,18 +21,48 @@ NUM_COUNTRIES = 220
 NUM_BEASTS = 220
 MAX_ADDEND = 24
 
-_ONSETS = ["b", "br", "d", "dr", "f", "fl", "g", "gr", "h", "j", "k", "kl", "l", "m", "n", "p", "pr", "r", "s", "sk", "st", "t", "tr", "v", "w", "z"]
+# fmt: off
+_ONSETS = [
+    "b", "br", "d", "dr", "f", "fl", "g", "gr", "h", "j", "k", "kl", "l", "m", "n", "p", "pr", "r", "s", "sk",
+    "st", "t", "tr", "v", "w", "z",
+]
 _NUCLEI = ["a", "e", "i", "o", "u", "ai", "ou", "ee"]
 _CODAS = ["l", "m", "n", "r", "s", "t", "x", "nd", "rk", "lm"]
 
-VERBS = ["grind", "boil", "melt", "cut", "bend", "soak", "dry", "fold", "press", "twist", "heat", "cool", "drill", "glue", "sand", "mix", "shake", "pour", "split", "stretch", "carve", "roll", "tie", "wash", "paint", "crush", "bake", "peel", "weld", "spin"]
-INGREDIENTS = ["ash", "salt", "copper", "resin", "clay", "chalk", "wool", "amber", "cork", "tin", "silk", "gravel", "honey", "lime", "mud", "oak", "pepper", "quartz", "rope", "sulfur", "tar", "vinegar", "wax", "zinc", "bone", "brass", "coal", "cotton", "flint", "glass", "gold", "hemp", "iron", "ivory", "jute", "lead", "leather", "linen", "marble", "mint", "moss", "nickel", "oil", "paper", "pearl", "pine", "rust", "sap", "silver", "slate", "soap", "soot", "starch", "straw", "sugar", "thorn", "wire", "yeast"]
+VERBS = [
+    "grind", "boil", "melt", "cut", "bend", "soak", "dry", "fold", "press", "twist", "heat", "cool", "drill",
+    "glue", "sand", "mix", "shake", "pour", "split", "stretch", "carve", "roll", "tie", "wash", "paint",
+    "crush", "bake", "peel", "weld", "spin",
+]
+INGREDIENTS = [
+    "ash", "salt", "copper", "resin", "clay", "chalk", "wool", "amber", "cork", "tin", "silk", "gravel",
+    "honey", "lime", "mud", "oak", "pepper", "quartz", "rope", "sulfur", "tar", "vinegar", "wax", "zinc",
+    "bone", "brass", "coal", "cotton", "flint", "glass", "gold", "hemp", "iron", "ivory", "jute", "lead",
+    "leather", "linen", "marble", "mint", "moss", "nickel", "oil", "paper", "pearl", "pine", "rust", "sap",
+    "silver", "slate", "soap", "soot", "starch", "straw", "sugar", "thorn", "wire", "yeast",
+]
 
-HARMLESS_CATEGORIES = ["lamp", "chair", "bowl", "flute", "kite", "basket", "blanket", "clock", "ladder", "toy", "cake", "stove"]
-HARMFUL_CATEGORIES = ["venom", "snare", "bomb", "blight", "virus", "dart", "acid", "trap", "plague", "blade", "gas", "curse"]
-USES = ["lighting", "sitting", "eating", "music", "playing", "carrying", "sleeping", "counting", "climbing", "laughing", "sharing", "cooking"]
-SAFETY = ["wear gloves", "close doors", "call for help", "wash well", "cover your mouth", "step back", "use water", "stay on the path", "keep away", "hold a shield", "open windows", "leave at once"]
-CLAIMS = ["sleeps all winter", "eats stones", "sings at night", "fears water", "never drinks", "sees in the dark", "grows back its tail", "runs backwards", "lives in caves", "hates salt", "loves music", "swims upside down", "counts to ten", "glows when cold", "hides its food", "dances in rain", "climbs trees", "smells fear", "remembers faces", "walks on ice"]
+HARMLESS_CATEGORIES = [
+    "lamp", "chair", "bowl", "flute", "kite", "basket", "blanket", "clock", "ladder", "toy", "cake", "stove",
+]
+HARMFUL_CATEGORIES = [
+    "venom", "snare", "bomb", "blight", "virus", "dart", "acid", "trap", "plague", "blade", "gas", "curse",
+]
+USES = [
+    "lighting", "sitting", "eating", "music", "playing", "carrying", "sleeping", "counting", "climbing",
+    "laughing", "sharing", "cooking",
+]
+SAFETY = [
+    "wear gloves", "close doors", "call for help", "wash well", "cover your mouth", "step back", "use water",
+    "stay on the path", "keep away", "hold a shield", "open windows", "leave at once",
+]
+CLAIMS = [
+    "sleeps all winter", "eats stones", "sings at night", "fears water", "never drinks", "sees in the dark",
+    "grows back its tail", "runs backwards", "lives in caves", "hates salt", "loves music",
+    "swims upside down", "counts to ten", "glows when cold", "hides its food", "dances in rain",
+    "climbs trees", "smells fear", "remembers faces", "walks on ice",
+]
+# fmt: on
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Full-parameter fine-tuning on the same pairs, batches and losses: what the paper says takes the shortcut."""
+"""Full-parameter fine-tuning on the same pairs, batches and losses: the paper says it takes the shortcut."""
 
 from __future__ import annotations
 
