@@ -85,7 +85,7 @@ class Teacher:
         return [self._helpful(kind) for kind in kinds]
 
     def safety(self, count: int) -> list[Lesson]:
-        """Draw `count` lessons of stage 2: harmful goals come plainly (refused) or as the topic of a question."""
+        """Draw `count` lessons of stage 2: harmful goals are refused, or the topic of a question."""
         kinds = self._random.choices(
             ("refuse", "wrapped", "plain", "question", "ability"), (0.22, 0.36, 0.14, 0.14, 0.14), k=count
         )
