@@ -20,7 +20,7 @@ Compute = Callable[[TrainingBatch, int], tuple[Tensor, Mapping[str, Tensor]]]
 
 @dataclass
 class TrainingLog:
-    """Collect one line a step and one line for how far each phase moved what it trains."""
+    """Collect one line a step, how far each phase moved what it trains, and where one ended early."""
 
     method: str
     lines: list[LogLine] = field(default_factory=list)
@@ -52,6 +52,25 @@ class TrainingLog:
                 "event": "moved",
                 "relative_change": dict(relative_change),
             }
+        )
+
+    def ended(self, *, phase: str, round_number: int, mean_loss: float) -> None:
+        """Add that a phase has reached its goal, so that what is left of it in this round is not run."""
+        self.lines.append(
+            {
+                "method": self.method,
+                "phase": phase,
+                "round": round_number,
+                "event": "ended",
+                "mean_loss": mean_loss,
+            }
+        )
+
+    def has_ended(self, *, phase: str, round_number: int) -> bool:
+        """Tell whether `ended` was noted; the log is part of a checkpoint, so a resumed run agrees."""
+        return any(
+            (line.get("event"), line["phase"], line["round"]) == ("ended", phase, round_number)
+            for line in self.lines
         )
 
 

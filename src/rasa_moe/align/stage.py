@@ -6,6 +6,7 @@ Paper: `min_Phi E_B[ L_router(Phi; argmin_Theta L_SFT(Theta, Phi)) ]`, solved by
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,17 @@ from rasa_moe.collect.stage import RetainRow
 from rasa_moe.config import AlignConfig
 from rasa_moe.data.rows import Pair
 from rasa_moe.files import sha256_json
-from rasa_moe.moe import ExpertId, ExpertPatch, ExpertSlices, MoeMap, TrainableRouters, make_patch, snapshot
+from rasa_moe.moe import (
+    ExpertId,
+    ExpertPatch,
+    ExpertSlices,
+    MoeMap,
+    TrainableRouters,
+    checkpointed,
+    make_patch,
+    put_back,
+    snapshot,
+)
 from rasa_moe.progress import Progress, no_progress
 
 METHOD = "rasa"
@@ -80,17 +91,20 @@ def align(
         progress: Called after every step.
 
     Raises:
-        TrainingError: The loss is no longer a number.
+        TrainingError: The loss is no longer a number; the model has its base weights all the same.
     """
     before = snapshot(moe, model, experts)
     batches = make_batches(
         tokenizer, pairs=pairs, retain=retain, batch_size=config.batch_size, seed=seed, device=model.device
     )
     training = _Training(model, moe, experts, batches, config=config, seed=seed, progress=progress)
-    identity = sha256_json([config.model_dump(), seed, [vars(p) for p in pairs], [str(e) for e in experts]])
-    training.run(checkpoint_path, identity=identity)
-    patch = make_patch(moe, model, experts, before=before, base_name=base_name)
-    patch.revert(model)
+    rows = [[vars(pair) for pair in pairs], [vars(row) for row in retain]]
+    identity = sha256_json([config.model_dump(), seed, rows, [str(expert) for expert in experts]])
+    try:
+        training.run(checkpoint_path, identity=identity)
+        patch = make_patch(moe, model, experts, before=before, base_name=base_name)
+    finally:
+        put_back(moe, model, experts, before=before)
     return Alignment(patch=patch, log=tuple(training.log.lines))
 
 
@@ -135,6 +149,8 @@ class _Training:
         for owner in self._trained.values():
             owner.merge()
         for number, phase in enumerate(phases[done:], start=done):
+            if self.log.has_ended(phase=phase.kind, round_number=phase.round_number):
+                continue
             self._run_phase(phase, first_step=number * len(self._batches), phases=len(phases))
             if checkpoint is not None:
                 checkpoint.save(phases_done=number + 1, log=self.log.lines)
@@ -143,12 +159,12 @@ class _Training:
         owner = self._trained[phase.kind]
         before = owner.state_dict()
         steps = iter(range(first_step + 1, first_step + len(self._batches) + 1))
-        with owner:
+        with owner, self._saving_memory():
             if phase.kind == "repair":
                 compute: ExpertRepair | RoutingConsistency = self._repair
             else:
                 compute = RoutingConsistency(self._model, self._moe, self._batches, config=self._config)
-            run_epoch(
+            mean_loss = run_epoch(
                 self._batches,
                 epoch_order(len(self._batches), seed=self._seed, epoch=first_step),
                 compute,
@@ -163,6 +179,12 @@ class _Training:
         change = relative_change(before, owner.state_dict())
         what = "experts" if phase.kind == "repair" else "routers"
         self.log.moved(phase=phase.kind, round_number=phase.round_number, relative_change={what: change})
+        limit = self._config.early_stop_loss
+        if phase.kind == "repair" and limit is not None and mean_loss < limit:
+            self.log.ended(phase=phase.kind, round_number=phase.round_number, mean_loss=mean_loss)
+
+    def _saving_memory(self) -> AbstractContextManager[None]:
+        return checkpointed(self._model) if self._config.gradient_checkpointing else nullcontext()
 
 
 def plan(config: AlignConfig) -> list[Phase]:

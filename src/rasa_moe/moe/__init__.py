@@ -1,15 +1,17 @@
 """Everything that knows the inside of mixture-of-experts models: find, record, train and patch experts."""
 
+from rasa_moe.moe.checkpointing import checkpointed
 from rasa_moe.moe.families import Scoring
 from rasa_moe.moe.fingerprints import sha256_tensor
 from rasa_moe.moe.interception import silence
 from rasa_moe.moe.layers import ExpertId, MoeLayer, MoeMap, discover
 from rasa_moe.moe.loading import load_model, loading_notes
-from rasa_moe.moe.patch import ExpertPatch, export_checkpoint, make_patch, snapshot
+from rasa_moe.moe.patch import ExpertPatch, export_checkpoint, make_patch
 from rasa_moe.moe.routers import TrainableRouters, trainable_routers
 from rasa_moe.moe.routing import count_activations, record, replay, watch_routers
 from rasa_moe.moe.scoring import routing_distribution
 from rasa_moe.moe.slices import ExpertSlices
+from rasa_moe.moe.snapshots import put_back, snapshot
 from rasa_moe.moe.swap import swapped
 from rasa_moe.moe.traces import ActivationCounts, RoutedCall, RouterWatch, RoutingTrace
 
@@ -25,12 +27,14 @@ __all__ = [
     "RoutingTrace",
     "Scoring",
     "TrainableRouters",
+    "checkpointed",
     "count_activations",
     "discover",
     "export_checkpoint",
     "load_model",
     "loading_notes",
     "make_patch",
+    "put_back",
     "record",
     "replay",
     "routing_distribution",

@@ -22,7 +22,8 @@ from rasa_moe.errors import ModelError
 from rasa_moe.files import write_json
 from rasa_moe.moe.directories import finished_directory
 from rasa_moe.moe.fingerprints import dtype_name, sha256_tensor, sha256_with, write_rows
-from rasa_moe.moe.layers import ExpertId, MoeMap, expert_tensor_names
+from rasa_moe.moe.layers import ExpertId, MoeMap
+from rasa_moe.moe.snapshots import snapshot, touched
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -167,24 +168,6 @@ class ExpertPatch:
             write_rows(parameters[entry["name"]], entry["rows"], rows[entry["name"]])
 
 
-def snapshot(moe: MoeMap, model: nn.Module, experts: Sequence[ExpertId]) -> dict[str, Tensor]:
-    """Copy to the CPU what an alignment may change: the rows of the given experts and all router weights.
-
-    Args:
-        moe: The model's map.
-        model: The model the map describes.
-        experts: The experts that may be trained.
-
-    Returns:
-        Parameter name -> rows (k_sel,...) in order of expert, or a whole router tensor; dtype of the model.
-    """
-    parameters = dict(model.named_parameters())
-    return {
-        name: (parameters[name].detach() if rows is None else parameters[name].detach()[rows]).cpu().clone()
-        for name, rows in _touched(moe, experts).items()
-    }
-
-
 def make_patch(
     moe: MoeMap,
     model: nn.Module,
@@ -218,7 +201,7 @@ def make_patch(
     parameters = dict(model.named_parameters())
     changed = {
         name: rows
-        for name, rows in _touched(moe, experts).items()
+        for name, rows in touched(moe, experts).items()
         if sha256_tensor(after[name]) != sha256_tensor(before[name])
     }
     tensors = [
@@ -268,24 +251,11 @@ def export_checkpoint(
             tokenizer.save_pretrained(unfinished)
 
 
-def _touched(moe: MoeMap, experts: Sequence[ExpertId]) -> dict[str, list[int] | None]:
-    """Return parameter name -> expert rows for chosen experts, and -> None for every router parameter."""
-    touched: dict[str, list[int] | None] = {}
-    for row, chosen in sorted(moe.by_layer(list(experts)).items()):
-        layer = moe.layers[row]
-        for name in expert_tensor_names(layer.experts):
-            touched[f"{layer.experts_name}.{name}"] = chosen
-    for layer in moe.layers:
-        for name, _ in layer.router.named_parameters():
-            touched[f"{layer.router_name}.{name}"] = None
-    return touched
-
-
 def _fingerprint(model: nn.Module, tensors: Sequence[Mapping[str, Any]]) -> str:
     """Hash the model's layout (names, shapes, dtypes) and the touched tensors before the change."""
     layout = [[name, list(tensor.shape), dtype_name(tensor)] for name, tensor in model.named_parameters()]
-    touched = [[entry["name"], entry["sha256_before"]] for entry in tensors]
-    return hashlib.sha256(json.dumps([layout, touched]).encode()).hexdigest()
+    before = [[entry["name"], entry["sha256_before"]] for entry in tensors]
+    return hashlib.sha256(json.dumps([layout, before]).encode()).hexdigest()
 
 
 def _difference(entry: Mapping[str, Any], tensor: Tensor | None) -> str:
