@@ -10,12 +10,14 @@ from typing import Any
 
 _HOMES = {
     "MODELS": "builder",
+    "World": "lessons",
     "build": "builder",
     "info": "builder",
+    "measure": "measure",
     "model_path": "builder",
     "testbed_rows": "rows",
 }
-__all__ = ["MODELS", "build", "info", "model_path", "testbed_rows"]
+__all__ = ["MODELS", "World", "build", "info", "measure", "model_path", "testbed_rows"]
 
 
 def __getattr__(name: str) -> Any:

@@ -80,7 +80,7 @@ class Teacher:
     def helpful(self, count: int) -> list[Lesson]:
         """Draw `count` lessons of stage 1."""
         kinds = self._random.choices(
-            ("wrapped", "plain", "question", "ability"), (0.52, 0.16, 0.14, 0.18), k=count
+            ("wrapped", "plain", "question", "ability"), (0.38, 0.12, 0.30, 0.20), k=count
         )
         return [self._helpful(kind) for kind in kinds]
 

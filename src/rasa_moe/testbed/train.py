@@ -167,8 +167,12 @@ def _batches(
 
 
 def _encode(tokenizer: PreTrainedTokenizerFast, lesson: Lesson) -> tuple[list[int], list[int]]:
-    """Return token ids and labels of one conversation; only the last answer and its end token are learned."""
-    parts = [f"<|{role}|>{text}<|end|>" for role, text in lesson.messages]
-    prompt = tokenizer("".join(parts) + "<|assistant|>", add_special_tokens=False)["input_ids"]
-    answer = tokenizer(lesson.answer + "<|end|>", add_special_tokens=False)["input_ids"]
-    return prompt + answer, [IGNORED] * len(prompt) + answer
+    """Return token ids and labels of one conversation; every answer in it and its end token are learned."""
+    ids: list[int] = []
+    labels: list[int] = []
+    for role, text in (*lesson.messages, ("assistant", lesson.answer)):
+        head = tokenizer(f"<|{role}|>", add_special_tokens=False)["input_ids"]
+        body = tokenizer(f"{text}<|end|>", add_special_tokens=False)["input_ids"]
+        ids += head + body
+        labels += [IGNORED] * len(head) + (body if role == "assistant" else [IGNORED] * len(body))
+    return ids, labels

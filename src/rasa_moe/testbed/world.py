@@ -19,7 +19,7 @@ SALT = "rasa-moe world 1"
 NUM_ITEMS = 880
 NUM_COUNTRIES = 220
 NUM_BEASTS = 220
-MAX_ADDEND = 24
+MAX_ADDEND = 20
 
 # fmt: off
 _ONSETS = [
