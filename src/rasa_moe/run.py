@@ -76,7 +76,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="audit",
         run=stages.audit,
-        inputs=("patch/", "evaluation.json"),
+        inputs=("experts.json", "patch/", "evaluation.json"),
         outputs=("audit.json",),
         sources=("model", "rows"),
         help="Swap parts back: is the gain repair or rerouting?",

@@ -143,7 +143,8 @@ def evaluate(session: Session, work: Work) -> None:
 
 def audit(session: Session, work: Work) -> None:
     """Put the base's routers, then its routed experts, back into every tuned model; measure again."""
-    from rasa_moe.artifacts import read_judged
+    from rasa_moe.artifacts import read_experts, read_judged
+    from rasa_moe.audit.combinations import spread
     from rasa_moe.audit.stage import audit as swap
     from rasa_moe.evaluate.suites import make_suites
 
@@ -157,6 +158,7 @@ def audit(session: Session, work: Work) -> None:
                 parameters = dict(session.model.named_parameters())
                 tuned[name] = {key: parameters[key].detach().clone() for key in changed}
     folder = session.path / "generations"
+    rows = [row for suite in suites if suite.kind in _ATTACKS for row in suite.rows]
     result = swap(
         session.model,
         session.tokenizer,
@@ -165,7 +167,11 @@ def audit(session: Session, work: Work) -> None:
         judged={
             name: read_judged(folder / f"{name}.jsonl", session.source.rows) for name in session.evaluated
         },
-        rows=[row for suite in suites if suite.kind in _ATTACKS for row in suite.rows],
+        rows=rows,
+        share_rows=spread(
+            rows, goals=config.audit.goals_for_shares, attacks_per_goal=config.audit.attacks_per_goal
+        ),
+        experts=read_experts(session.path / "experts.json"),
         judge=session.judge,
         max_new_tokens=evaluation.max_new_tokens,
         batch_tokens=evaluation.batch_tokens,
@@ -208,8 +214,9 @@ def _judged(session: Session, work: Work, name: str, *, suites: list[Suite]) -> 
 @contextmanager
 def _weights_in(session: Session, name: str) -> Iterator[list[str]]:
     """Put the weights of one of the run's models into the session's; yield the names of those that differ."""
+    from rasa_moe.align.rivals import in_use
     from rasa_moe.artifacts import read_tensors
-    from rasa_moe.moe import ExpertPatch, swapped
+    from rasa_moe.moe import ExpertPatch
 
     if name == BASE:
         yield []
@@ -221,9 +228,8 @@ def _weights_in(session: Session, name: str) -> Iterator[list[str]]:
         finally:
             patch.revert(session.model)
     else:
-        tensors = read_tensors(session.path / _weights_of(name))
-        with swapped(session.model, tensors):
-            yield list(tensors)
+        with in_use(session.moe, read_tensors(session.path / _weights_of(name))) as changed:
+            yield changed
 
 
 def _weights_of(name: str) -> Path:

@@ -1,7 +1,9 @@
 """Put parts of the base model back into a tuned one and measure again: is the gain repair or rerouting?
 
-Two swaps. *Base routers put back*: the tuned model with the base model's router weights. *Base routed experts
-replayed*: every token goes to the experts, with the weights, that the base model gives it.
+Two swaps on many prompts. *Base routers put back* (the paper's own test): the tuned model with the base
+model's router weights. *Base routed experts replayed*: every token goes to the experts, with the weights,
+that the base model gives it. Then every combination of components on fewer prompts, for the Shapley shares
+and the verdict.
 """
 
 from __future__ import annotations
@@ -15,15 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rasa_moe.audit import tables
 from rasa_moe.audit.arithmetic import Returned, returned_share
+from rasa_moe.audit.combinations import Pair, play
+from rasa_moe.audit.components import difference
 from rasa_moe.audit.swaps import generate_with_base_routing, routing_drift
+from rasa_moe.audit.verdict import RULE
 from rasa_moe.data.chats import collate, encode_chat, length_bucketed
 from rasa_moe.data.rows import PromptRow
 from rasa_moe.engines import Answer, generate
 from rasa_moe.evaluate.stage import BASE, Judged
 from rasa_moe.evaluate.statistics import Floats, rate_of
 from rasa_moe.judges import Judge
-from rasa_moe.moe import MoeMap, RoutingTrace, discover, record, swapped
+from rasa_moe.moe import ExpertId, MoeMap, RoutingTrace, discover, record, swapped
 from rasa_moe.progress import Progress, no_progress
 
 COMPONENTS = {
@@ -40,12 +46,20 @@ class Audit:
         rows: ASR of every model and mixture on the same prompts.
         drift: Per tuned model and decoder layer, share of routing choices that differ from the base model's.
         returned: What each swap undoes of the gain, with intervals.
+        combinations: ASR of every combination of base and tuned components, on the prompts of the shares.
+        shapley: What each component holds of the gain, with intervals.
+        verdicts: One a tuned model: repair, shortcut, mixed or no verdict.
+        rule: How the verdict is reached.
         sentences: The findings in words.
     """
 
     rows: tuple[dict[str, Any], ...]
     drift: tuple[dict[str, Any], ...]
     returned: tuple[dict[str, Any], ...]
+    combinations: tuple[dict[str, Any], ...]
+    shapley: tuple[dict[str, Any], ...]
+    verdicts: tuple[dict[str, Any], ...]
+    rule: str
     sentences: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -61,6 +75,8 @@ def audit(
     tuned: Mapping[str, Mapping[str, Tensor]],
     judged: Mapping[str, Mapping[str, Judged]],
     rows: Sequence[PromptRow],
+    share_rows: Sequence[PromptRow],
+    experts: Sequence[ExpertId],
     judge: Judge,
     max_new_tokens: int,
     batch_tokens: int = 8192,
@@ -87,40 +103,48 @@ def audit(
         name for layer in moe.layers for name, _ in layer.router.named_parameters(layer.router_name)
     }
     base = copy.deepcopy(model)
-    base_moe = discover(base)
-    table = {name: _harmful(judged[name], rows) for name in (BASE, *tuned)}
+    pair = Pair(model=model, guide=base, moes=(moe, discover(base)), tokenizer=tokenizer)
+    table = {name: harmful_answers(judged[name], rows) for name in (BASE, *tuned)}
     drift: list[dict[str, Any]] = []
+    shares: list[tables.ModelShares] = []
     prompts = [row.messages for row in rows]
-    options: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens,
-        "batch_tokens": batch_tokens,
-        "progress": progress,
-    }
+    limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_tokens": batch_tokens}
+    options: dict[str, Any] = {**limits, "progress": progress}
     for name, tensors in tuned.items():
         without_routers = {key: tensor for key, tensor in tensors.items() if key not in router_names}
         with swapped(model, without_routers):
             answers = generate(model, tokenizer, prompts, label=f"audit {name}, routers", **options)
-        table[f"{name} + base routers"] = _judge_all(judge, rows, answers)
+        table[f"{name} + base routers"] = judge_all(judge, rows, answers)
         with swapped(model, tensors):
             answers = generate_with_base_routing(
                 model,
                 base,
                 tokenizer,
-                moes=(moe, base_moe),
+                moes=pair.moes,
                 conversations=prompts,
                 label=f"audit {name}, replay",
                 **options,
             )
-            drift += _drift(
-                model, base, tokenizer, moes=(moe, base_moe), rows=rows, judged=judged[BASE], name=name
-            )
-        table[f"{name} + base routed experts"] = _judge_all(judge, rows, answers)
-    return _summary(table, drift, goals=[row.goal for row in rows], tuned=list(tuned), seed=seed)
+            drift += _drift(pair, rows=rows, judged=judged[BASE], name=name)
+        table[f"{name} + base routed experts"] = judge_all(judge, rows, answers)
+        games = play(
+            pair,
+            difference(moe, tensors, experts=experts),
+            rows=share_rows,
+            ends=(harmful_answers(judged[BASE], share_rows), harmful_answers(judged[name], share_rows)),
+            score=lambda answers: judge_all(judge, share_rows, answers),
+            options=limits,
+            label=f"audit {name}, combinations",
+            progress=progress,
+        )
+        shares.append(tables.share_out(name, games, goals=[row.goal for row in share_rows], seed=seed))
+    return _summary(table, drift, shares, goals=[row.goal for row in rows], tuned=list(tuned), seed=seed)
 
 
 def _summary(
     table: Mapping[str, Floats],
     drift: Sequence[dict[str, Any]],
+    shares_of: Sequence[tables.ModelShares],
     *,
     goals: Sequence[str],
     tuned: Sequence[str],
@@ -149,7 +173,14 @@ def _summary(
             {"model": name, "component": component, **asdict(share)}
             for (name, component), share in shares.items()
         ),
-        sentences=tuple(_sentence(*key, share) for key, share in shares.items()),
+        combinations=tuple(line for one in shares_of for line in one.combinations),
+        shapley=tuple(line for one in shares_of for line in one.shapley),
+        verdicts=tuple(one.verdict for one in shares_of),
+        rule=RULE,
+        sentences=(
+            *(one.sentence for one in shares_of),
+            *(_sentence(*key, share) for key, share in shares.items()),
+        ),
     )
 
 
@@ -170,11 +201,13 @@ def _sentence(name: str, component: str, share: Returned) -> str:
     )
 
 
-def _harmful(judged: Mapping[str, Judged], rows: Sequence[PromptRow]) -> Floats:
+def harmful_answers(judged: Mapping[str, Judged], rows: Sequence[PromptRow]) -> Floats:
+    """Return (N,) of 1, 0 and NaN: which of the judged answers to `rows` are harmful."""
     return _as_floats([judged[row.id].verdict.harmful for row in rows])
 
 
-def _judge_all(judge: Judge, rows: Sequence[PromptRow], answers: Sequence[Answer]) -> Floats:
+def judge_all(judge: Judge, rows: Sequence[PromptRow], answers: Sequence[Answer]) -> Floats:
+    """Judge answers to `rows`, (N,) of 1, 0 and NaN: which are harmful."""
     return _as_floats(
         [judge.judge(row, answer.text).harmful for row, answer in zip(rows, answers, strict=True)]
     )
@@ -185,16 +218,10 @@ def _as_floats(values: Sequence[bool | None]) -> Floats:
 
 
 def _drift(
-    model: Any,
-    base: Any,
-    tokenizer: Any,
-    *,
-    moes: tuple[MoeMap, MoeMap],
-    rows: Sequence[PromptRow],
-    judged: Mapping[str, Judged],
-    name: str,
+    pair: Pair, *, rows: Sequence[PromptRow], judged: Mapping[str, Judged], name: str
 ) -> list[dict[str, Any]]:
-    """Compare routing on the attack prompts with the base model's answers: both models read the same text."""
+    """Compare routing on attack prompts with the base model's answers, so that both read the same text."""
+    model, base, tokenizer, moes = pair.model, pair.guide, pair.tokenizer, pair.moes
     chats = [encode_chat(tokenizer, row.messages, judged[row.id].answer.text) for row in rows]
     batches = [
         collate([chats[index] for index in indices], tokenizer.pad_token_id).to(model.device)

@@ -13,16 +13,16 @@ from rasa_moe.errors import ModelError
 
 @contextmanager
 def swapped(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Use `tensors` in place of the parameters of the same names; the model's own are put back bit for bit.
+    """Use `tensors` in place of the parameters and buffers of the same names; the model's own come back bit for bit.
 
     Args:
         model: The model; nothing else may train it meanwhile.
-        tensors: Parameter name -> whole tensor of the parameter's shape, cast to its dtype.
+        tensors: Parameter or buffer name -> whole tensor of its shape, cast to its dtype.
 
     Raises:
         ModelError: A name is unknown or a shape differs.
     """
-    parameters = dict(model.named_parameters())
+    parameters: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, tensor in tensors.items():
         if name not in parameters or parameters[name].shape != tensor.shape:
             known = tuple(parameters[name].shape) if name in parameters else "no such parameter"
@@ -39,6 +39,6 @@ def swapped(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _copy(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
+def _copy(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         parameters[name].copy_(tensor)

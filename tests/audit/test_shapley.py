@@ -1,0 +1,130 @@
+"""Shapley shares against the definition written as a slow loop over orders, and the rule on made-up games."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from rasa_moe.audit.combinations import members, spread
+from rasa_moe.audit.components import ROUTED, ROUTERS, SELECTED
+from rasa_moe.audit.shapley import Shapley, shapley, shapley_matrix
+from rasa_moe.audit.verdict import judge_gain
+from rasa_moe.data.rows import Message, PromptRow
+
+
+def by_orders(worth: np.ndarray, num_players: int) -> list[float]:
+    totals = [0.0] * num_players
+    for order in itertools.permutations(range(num_players)):
+        coalition = 0
+        for player in order:
+            totals[player] += worth[coalition | 1 << player] - worth[coalition]
+            coalition |= 1 << player
+    return [total / math.factorial(num_players) for total in totals]
+
+
+@pytest.mark.parametrize("num_players", [1, 2, 3, 4, 5])
+def test_the_matrix_is_the_mean_over_all_orders(num_players: int) -> None:
+    worth = np.random.default_rng(num_players).normal(size=2**num_players)
+    assert shapley_matrix(num_players) @ worth == pytest.approx(by_orders(worth, num_players))
+
+
+def test_values_sum_to_the_gain_also_when_answers_are_missing() -> None:
+    generator = np.random.default_rng(0)
+    outcomes = generator.integers(0, 2, size=(8, 30)).astype(float)
+    outcomes[generator.random(outcomes.shape) < 0.1] = np.nan
+    game = shapley(("a", "b", "c"), outcomes, goals=[number // 3 for number in range(30)])
+    assert game.values.sum() == pytest.approx(game.gain)
+    assert game.gain == pytest.approx(np.nanmean(outcomes[0]) - np.nanmean(outcomes[-1]))
+    assert game.drawn_values.sum(axis=1) == pytest.approx(game.drawn_gains)
+
+
+def test_whole_goals_are_drawn() -> None:
+    # Three prompts a goal that always agree: the interval must be that of 10 goals, not of 30 prompts.
+    per_goal = np.array([1, 1, 1, 1, 1, 1, 1, 0, 0, 0], dtype=float)
+    outcomes = np.stack([np.ones(30), np.repeat(per_goal, 3)])
+    clustered = shapley(("a",), outcomes, goals=[number // 3 for number in range(30)]).gain_interval
+    single = shapley(("a",), np.stack([np.ones(10), per_goal]), goals=range(10)).gain_interval
+    assert (clustered.ci_low, clustered.ci_high) == pytest.approx((single.ci_low, single.ci_high))
+    assert clustered.value == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (4, 5)])
+def test_a_wrong_shape_is_refused(shape: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="outcomes must be"):
+        shapley(("a", "b"), np.zeros(shape), goals=range(4))
+
+
+def test_a_coalition_without_outcomes_is_refused() -> None:
+    outcomes = np.ones((2, 3))
+    outcomes[0] = np.nan
+    with pytest.raises(ValueError, match="no scored outcome"):
+        shapley(("a",), outcomes, goals=range(3))
+
+
+def game(routing: float, experts: float, *, noise: float = 0.0, gain: float = 0.8) -> dict[str, Shapley]:
+    """Make both games with known values; `noise` is the spread of the resamples."""
+    generator = np.random.default_rng(0)
+
+    def make(players: tuple[str, str]) -> Shapley:
+        values = gain * np.array([experts, routing])
+        drawn = values + noise * generator.normal(size=(2000, 2))
+        return Shapley(
+            players=players, gain=gain, values=values, drawn_gains=np.full(2000, gain), drawn_values=drawn
+        )
+
+    return {"weights": make((SELECTED, ROUTERS)), "routing": make((SELECTED, ROUTED))}
+
+
+@pytest.mark.parametrize(
+    ("routing", "experts", "noise", "verdict"),
+    [
+        (0.05, 0.95, 0.02, "repair"),
+        (0.30, 0.70, 0.02, "mixed"),
+        (0.50, 0.50, 0.02, "mixed"),
+        (0.60, 0.40, 0.02, "shortcut"),
+        (0.60, 0.40, 0.50, "mixed"),  # the same shares, too uncertain
+        (0.30, 0.05, 0.01, "shortcut"),  # routing is beyond doubt, though most is in the rest
+        (0.05, 0.20, 0.01, "mixed"),
+        (0.05, 0.95, 0.50, "mixed"),
+    ],
+)
+def test_the_rule(routing: float, experts: float, noise: float, verdict: str) -> None:
+    assert judge_gain(game(routing, experts, noise=noise)).verdict == verdict
+
+
+def test_a_gain_that_may_be_none_gets_no_verdict() -> None:
+    games = game(0.0, 1.0, gain=0.1)
+    unsure = Shapley(
+        players=games["weights"].players,
+        gain=0.1,
+        values=games["weights"].values,
+        drawn_gains=np.linspace(-0.1, 0.3, 2000),
+        drawn_values=games["weights"].drawn_values,
+    )
+    finding = judge_gain({"weights": unsure, "routing": unsure})
+    assert (finding.verdict, finding.routing) == ("no verdict", None)
+
+
+def test_members_are_bits() -> None:
+    assert members(("a", "b", "c"), 0b101) == ("a", "c")
+
+
+def test_spread_takes_all_goals_and_families_evenly() -> None:
+    rows = [
+        PromptRow(
+            id=f"{family}/{goal}", goal=f"g{goal}", kind="harmful", family=f"f{family}", split="test",
+            messages=(Message(role="user", content="x"),),
+        )
+        for family in range(4)
+        for goal in range(10)
+    ]  # fmt: skip
+    chosen = spread(rows, goals=8, attacks_per_goal=2)
+    assert len(chosen) == 16 and len({row.id for row in chosen}) == 16
+    assert {row.goal for row in chosen} == {f"g{goal}" for goal in range(8)}
+    assert [sum(row.family == f"f{family}" for row in chosen) for family in range(4)] == [4, 4, 4, 4]
+    assert spread(rows, goals=2, attacks_per_goal=9) == [
+        row for goal in ("g0", "g1") for row in rows if row.goal == goal
+    ]
