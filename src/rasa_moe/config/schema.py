@@ -196,11 +196,11 @@ class SteeringSettings(Section):
 
 
 class RouterKlSettings(Section):
-    """Set full fine-tuning that keeps the routing of the last prompt token near that of the refused request."""
+    """Set full fine-tuning that holds the routing of the last prompt token near the refused request's."""
 
     epochs: Count = Field(3, description="Epochs over the same pairs and harmless conversations.")
     lr: Positive = Field(1e-4, description="Learning rate of every weight.")
-    kl_weight: Positive = Field(1.0, description="Weight of the routing divergence beside the supervised loss.")
+    kl_weight: Positive = Field(1.0, description="Weight of the routing divergence beside the other loss.")
 
 
 class ReroutingSettings(Section):
@@ -216,7 +216,7 @@ class ReroutingSettings(Section):
 class RivalsConfig(Section):
     """Set the rival methods, each used when compare names it."""
 
-    lora: LoraSettings = Field(LoraSettings(), description="lora: low-rank adapters (needs the extra 'peft').")
+    lora: LoraSettings = Field(LoraSettings(), description="lora: low-rank adapters (needs peft).")
     experts_only: ExpertsOnlySettings = Field(ExpertsOnlySettings(), description="experts_only: all experts.")
     routers_only: RoutersOnlySettings = Field(RoutersOnlySettings(), description="routers_only: all routers.")
     affinity_experts: AffinitySettings = Field(
@@ -231,6 +231,7 @@ class RivalsConfig(Section):
     rerouting: ReroutingSettings = Field(
         ReroutingSettings(), description="rerouting: hidden states of harmful answers pushed away."
     )
+
 
 class EvaluateConfig(Section):
     """Set how attacks, over-refusal and ability are measured."""

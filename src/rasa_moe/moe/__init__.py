@@ -12,6 +12,7 @@ from rasa_moe.moe.routing import count_activations, record, replay, watch_router
 from rasa_moe.moe.scoring import routing_distribution
 from rasa_moe.moe.slices import ExpertSlices
 from rasa_moe.moe.snapshots import put_back, snapshot
+from rasa_moe.moe.steering import steer
 from rasa_moe.moe.swap import swapped
 from rasa_moe.moe.traces import ActivationCounts, RoutedCall, RouterWatch, RoutingTrace
 
@@ -41,6 +42,7 @@ __all__ = [
     "sha256_tensor",
     "silence",
     "snapshot",
+    "steer",
     "swapped",
     "trainable_routers",
     "watch_routers",

@@ -1,0 +1,145 @@
+"""Low-rank adapters (peft) on attention and on all routed experts, merged into plain tensors at the end."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from rasa_moe.align.rivals.base import Job, Rival, Tuned, require_float32
+from rasa_moe.align.rivals.training import learn, supervised
+from rasa_moe.errors import ConfigError, ModelError
+from rasa_moe.moe import MoeMap
+from rasa_moe.moe.layers import expert_tensor_names
+
+_METHOD = "lora"
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+class Adapters:
+    """Low-rank adapters inside a model, until `merge` takes them out.
+
+    Raises:
+        ConfigError: The extra `peft` is not installed.
+        ModelError: The model has no attention projections of the known names.
+    """
+
+    def __init__(self, model: Any, moe: MoeMap, *, rank: int, alpha: float, seed: int) -> None:
+        try:
+            from peft import LoraConfig, get_peft_model
+        except ImportError as error:
+            raise ConfigError(
+                "The method 'lora' needs peft; install it with: pip install 'rasa-moe[peft]'"
+            ) from error
+        self._model = model
+        self._required_grad = {name: p.requires_grad for name, p in model.named_parameters()}
+        attention = [name.removesuffix(".weight") for name in _attention_weights(model, moe)]
+        settings = LoraConfig(
+            r=rank,
+            lora_alpha=alpha,
+            lora_dropout=0.0,
+            bias="none",
+            target_modules=attention,
+            target_parameters=_expert_weights(moe),
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._adapted = get_peft_model(model, settings)
+        self._parameters = {
+            name: parameter for name, parameter in self._adapted.named_parameters() if parameter.requires_grad
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        pass
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return the adapters, fp32."""
+        return list(self._parameters.values())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return a copy of the adapters."""
+        return {name: adapter.detach().clone() for name, adapter in self._parameters.items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over adapters saved by `state_dict`."""
+        for name, adapter in self._parameters.items():
+            adapter.copy_(state[name])
+
+    def merge(self) -> None:
+        """Add the adapters to the weights and take them out; the model has its own modules again."""
+        self._adapted.merge_and_unload()
+        for name, parameter in self._model.named_parameters():
+            parameter.requires_grad_(self._required_grad[name])
+
+
+def targets(model: Any, moe: MoeMap) -> list[str]:
+    """Return the names of the parameters that adapters stand beside.
+
+    Raises:
+        ModelError: The model has no attention projections of the known names.
+    """
+    return [*_attention_weights(model, moe), *_expert_weights(moe)]
+
+
+def _attention_weights(model: Any, moe: MoeMap) -> list[str]:
+    endings = tuple(f".{projection}.weight" for projection in _ATTENTION)
+    found = [name for name, _ in model.named_parameters() if name.endswith(endings)]
+    if not found:
+        raise ModelError(
+            f"This '{moe.model_type}' model has no attention projections named {', '.join(_ATTENTION)}; "
+            f"leave '{_METHOD}' out of compare."
+        )
+    return found
+
+
+def _expert_weights(moe: MoeMap) -> list[str]:
+    return [
+        f"{layer.experts_name}.{name}"
+        for layer in moe.layers
+        for name in expert_tensor_names(layer.experts)
+        if not name.endswith("_bias")
+    ]
+
+
+def _train(job: Job) -> Tuned:
+    require_float32(job.model, method=_METHOD)
+    settings = job.config.rivals.lora
+    batches, names = job.batches(), targets(job.model, job.moe)
+    base = _copies(job.model, names)
+    adapters = Adapters(job.model, job.moe, rank=settings.rank, alpha=settings.alpha, seed=job.config.seed)
+    try:
+        log = learn(
+            job,
+            method=_METHOD,
+            weights=adapters,
+            loss=supervised(job),
+            batches=batches,
+            epochs=settings.epochs,
+            lr=settings.lr,
+        )
+    finally:
+        # The adapters leave the model, and the base weights return, also when the training fails.
+        adapters.merge()
+        tuned = _copies(job.model, names)
+        _restore(job.model, base)
+    return Tuned(tensors=tuned, log=log)
+
+
+def _copies(model: Any, names: list[str]) -> dict[str, Tensor]:
+    parameters = dict(model.named_parameters())
+    return {name: parameters[name].detach().clone() for name in names}
+
+
+@torch.no_grad()
+def _restore(model: Any, tensors: dict[str, Tensor]) -> None:
+    parameters = dict(model.named_parameters())
+    for name, tensor in tensors.items():
+        parameters[name].copy_(tensor)
+
+
+LORA = Rival(_METHOD, "low-rank adapters on attention and all experts (peft)", _train)
