@@ -11,9 +11,10 @@ from models import bits
 from rasa_moe.align.rivals import RIVALS, STEERING, Job, in_use
 from rasa_moe.align.rivals.affinity_experts import affinity_experts
 from rasa_moe.errors import ConfigError, ModelError, TrainingError
-from rasa_moe.moe.layers import expert_tensor_names
 
 TRAINED = sorted(set(RIVALS) - {"steering"})
+EXPERT_TENSORS = ("gate_up_proj", "down_proj")
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 IN_PLACE = ["full", "full_no_retain", "lora", "router_kl", "rerouting"]
 # Overrides that make one epoch long enough to move something, and the key of each method's learning rate.
 RATES = {
@@ -65,15 +66,9 @@ def test_each_method_changes_what_it_says(make_job: Callable[..., Job]) -> None:
     pytest.importorskip("peft")
     job = make_job(*(f"{key}=1e-2" for key in sorted(set(RATES.values()))))
     layers = job.moe.layers
-    experts = {
-        f"{layer.experts_name}.{name}" for layer in layers for name in expert_tensor_names(layer.experts)
-    }
+    experts = {f"{layer.experts_name}.{name}" for layer in layers for name in EXPERT_TENSORS}
     routers = {f"{layer.router_name}.weight" for layer in layers}
-    attention = {
-        key
-        for key, _ in job.model.named_parameters()
-        if key.split(".")[-2] in ("q_proj", "k_proj", "v_proj", "o_proj")
-    }
+    attention = {key for key, _ in job.model.named_parameters() if key.split(".")[-2] in ATTENTION}
     assert _changed(job, "experts_only")[1] == experts
     assert _changed(job, "routers_only")[1] == routers
     assert _changed(job, "lora")[1] == experts | attention

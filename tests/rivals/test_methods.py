@@ -32,12 +32,8 @@ def test_full_fine_tuning_is_plain_adamw_on_the_answers(make_job: Callable[..., 
             loss = torch.zeros(())
             for rows in batch.parts.values():
                 labels = batch.chats.labels[rows]
-                output = model(
-                    input_ids=batch.chats.input_ids,
-                    attention_mask=batch.chats.attention_mask,
-                    use_cache=False,
-                )
-                logits = output.logits[rows][:, :-1].flatten(0, 1)
+                inputs = {"input_ids": batch.chats.input_ids, "attention_mask": batch.chats.attention_mask}
+                logits = model(**inputs, use_cache=False).logits[rows][:, :-1].flatten(0, 1)
                 loss = loss + torch.nn.functional.cross_entropy(logits, labels[:, 1:].flatten())
             optimizer.zero_grad()
             loss.backward()
@@ -50,7 +46,7 @@ def test_full_fine_tuning_is_plain_adamw_on_the_answers(make_job: Callable[..., 
 def test_without_the_retain_set_only_jailbreaks_are_learnt(make_job: Callable[..., Job]) -> None:
     job = make_job("full.lr=3e-3", "full.epochs=4")
     with_set, without = RIVALS["full"].train(job).log, RIVALS["full_no_retain"].train(job).log
-    first = [line for line in without if "step" in line][0]
+    first = next(line for line in without if "step" in line)
     assert first["loss"] == pytest.approx(first["loss_jailbreak"])
     # Both report the loss on what is retained; only the one that trains on it brings it down as far.
     ends = [[line["loss_retain"] for line in log if "step" in line][-1] for log in (with_set, without)]

@@ -27,7 +27,7 @@ class Weights(Trainable, Protocol):
     """What a method trains; its names are those of the model's parameters."""
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Return what the optimiser steps; a name may end in "[selected]" where only some rows are trained."""
+        """Return what the optimiser steps; a name ends in "[selected]" where only some rows are."""
         ...
 
 
