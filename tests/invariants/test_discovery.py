@@ -100,7 +100,7 @@ def test_a_model_that_breaks_its_config_is_refused(
 
 
 def test_scoring_is_measured_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(families, "SIGMOID", frozenset({"olmoe"}))
+    monkeypatch.setattr(families, "SCORING", {"olmoe": "sigmoid", "deepseek_v3": "softmax"})
     assert discover(FAMILIES["deepseek_v3"]()).layers[0].scoring == "sigmoid"
     assert discover(FAMILIES["olmoe"]()).layers[0].scoring == "softmax"
 

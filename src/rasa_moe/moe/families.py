@@ -11,32 +11,81 @@ from typing import Any, Literal
 
 from rasa_moe.errors import ModelError
 
-Scoring = Literal["softmax", "topk_softmax", "sigmoid"]
+Scoring = Literal["softmax", "topk_softmax", "sigmoid", "probabilities"]
 
 REFUSED: dict[str, str] = {
     "llama4": "it runs every expert on every token, so no expert is ever chosen or left out",
     "llama4_text": "it runs every expert on every token, so no expert is ever chosen or left out",
     "jetmoe": "it routes attention as well, which one routing per layer cannot describe",
     "doge": "its experts are rows of an embedding, not feed-forward experts",
+    "dbrx": "its experts are one tensor without a row per expert, so chosen experts cannot be trained alone",
+    "longcat_flash": "some of its experts have no weights, and its layers run them by a loop of their own",
+    "zaya": "its router may skip the experts, which it reports as expert 0 with weight 0",
+    "deepseek_v4": "its first layers choose experts by the number of the token, not by a router",
 }
 
-# Families whose router takes the softmax after the top-k. Their routing *distribution* is still the softmax
-# over all logits (both give the chosen experts the same proportions), so this is a name, not another formula.
-TOPK_SOFTMAX = frozenset(
-    {
-        "gpt_oss",
-        "granitemoe",
-        "granitemoeshared",
-        "granitemoehybrid",
-        "granitemoe_swa",
-        "openai_privacy_filter",
-    }
-)
+# Every family whose tiny models pass tests/architectures, and how its routers score experts. "topk_softmax":
+# the softmax comes after the top-k; its routing *distribution* is still the softmax over all logits (both give
+# the chosen experts the same proportions), so that is a name, not another formula. "probabilities": what the
+# router returns as logits is already a distribution.
+SCORING: dict[str, Scoring] = {
+    "afmoe": "sigmoid",
+    "aria_text": "softmax",
+    "axk1": "sigmoid",
+    "axk2": "sigmoid",
+    "bailing_hybrid": "sigmoid",
+    "beam": "sigmoid",
+    "cohere2_moe": "softmax",
+    "deepseek_v2": "softmax",
+    "deepseek_v3": "sigmoid",
+    "deepseek_v32": "sigmoid",
+    "dots1": "sigmoid",
+    "dots3_note_text": "sigmoid",
+    "ernie4_5_moe": "softmax",
+    "exaone_moe": "sigmoid",
+    "flex_olmo": "softmax",
+    "flint": "sigmoid",
+    "gemma4_text": "probabilities",
+    "glm4_moe": "sigmoid",
+    "glm4_moe_lite": "sigmoid",
+    "glm_moe_dsa": "sigmoid",
+    "gpt_oss": "topk_softmax",
+    "granitemoe": "topk_softmax",
+    "granitemoe_swa": "topk_softmax",
+    "granitemoehybrid": "topk_softmax",
+    "granitemoeshared": "topk_softmax",
+    "hunyuan_v1_moe": "softmax",
+    "hy_v3": "sigmoid",
+    "hy_v4": "sigmoid",
+    "inkling2_text": "sigmoid",
+    "inkling_text": "sigmoid",
+    "jamba": "softmax",
+    "kimi_linear": "sigmoid",
+    "kolibri1": "sigmoid",
+    "laguna": "sigmoid",
+    "lfm2_moe": "sigmoid",
+    "mellum": "softmax",
+    "mimo_v2_flash": "sigmoid",
+    "minimax": "softmax",
+    "minimax_m2": "sigmoid",
+    "minimax_m3_vl_text": "sigmoid",
+    "mixtral": "softmax",
+    "nemotron_h": "sigmoid",
+    "olmoe": "softmax",
+    "phimoe": "softmax",
+    "qwen2_moe": "softmax",
+    "qwen3_5_moe_text": "softmax",
+    "qwen3_moe": "softmax",
+    "qwen3_next": "softmax",
+    "qwen4_exp_text": "softmax",
+    "solar_open": "sigmoid",
+}
 
-# Used only where a router cannot be measured, because all its logits are equal (zero weights) or top-k is 1.
-SIGMOID = frozenset(
-    {"deepseek_v3", "glm4_moe", "glm4_moe_lite", "glm4v_moe_text", "minimax_m2", "lfm2_moe", "afmoe", "dots1"}
-)
+# Routers whose weights do not follow from their scores by proportion alone; the declaration stands.
+NOT_MEASURABLE: dict[str, str] = {
+    "gemma4_text": "every expert has a scale of its own",
+    "phimoe": "each slot has a softmax of its own, over the experts near its best one",
+}
 
 _NUM_EXPERTS_FIELDS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _TOP_K_FIELDS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts")
@@ -106,7 +155,5 @@ def promised_moe_layers(config: Any) -> tuple[int, ...]:
 
 
 def declared_scoring(model_type: str) -> Scoring:
-    """Return how routers of this family score experts, as declared (see `layers` for how it is measured)."""
-    if model_type in TOPK_SOFTMAX:
-        return "topk_softmax"
-    return "sigmoid" if model_type in SIGMOID else "softmax"
+    """Return how routers of this family score experts, as declared (see `scoring` for how it is measured)."""
+    return SCORING.get(model_type, "softmax")
