@@ -170,10 +170,15 @@ def working_dtype(config: Config) -> str:
 
     On a CPU bfloat16 is several times slower, and routing then depends on how texts are batched.
     """
+    return cpu_dtype(config.dtype, config.device)
+
+
+def cpu_dtype(dtype: str, device: str) -> str:
+    """Return float32 for "auto" on a CPU, and any other type as it is."""
     import torch
 
-    on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
-    return "float32" if config.dtype == "auto" and on_cpu else config.dtype
+    on_cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
+    return "float32" if dtype == "auto" and on_cpu else dtype
 
 
 def _check_names(key: str, names: Sequence[str], *, known: Sequence[str]) -> None:

@@ -1,8 +1,8 @@
 """A model made by hand whose way of answering is known, and repairs of it whose mechanism is known.
 
-One layer, four experts, one of them chosen a token. Attention averages what came before, so the last prompt token
-knows whether "story" (a jailbreak) or "please" (plain) was said. Expert 0 then answers "grind", expert 1 "sorry";
-expert 2 ends every answer; expert 3 is never chosen.
+One layer, four experts, one of them chosen a token. Attention averages what came before, so the last
+prompt token knows whether "story" (a jailbreak) or "please" (plain) was said. Expert 0 then answers "grind",
+expert 1 "sorry"; expert 2 ends every answer; expert 3 is never chosen.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _places() -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Repair:
-    """A repair whose mechanism is known: what it does to a copy of the weights, and what an audit must find."""
+    """A repair of known mechanism: what it does to a copy of the weights, and what an audit must find."""
 
     change: Callable[[dict[str, Tensor]], None]
     verdict: str

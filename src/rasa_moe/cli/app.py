@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from rasa_moe import __version__
-from rasa_moe.cli import patch, testbed
+from rasa_moe.cli import audit, patch, testbed
 from rasa_moe.cli.console import err, note, out, plain, quiet_loading, resumable, say
+from rasa_moe.cli.work import work
 from rasa_moe.errors import RasaError
 from rasa_moe.files import disk_full, is_disk_full
 from rasa_moe.run import STAGES
@@ -103,7 +104,7 @@ def run(
     directory = RunDirectory.start(path, settings)
     note(f"Run directory: {path}")
     with resumable("run", "--out", path):
-        _work(directory)
+        work(directory)
     _show_results(path)
 
 
@@ -114,14 +115,15 @@ def _stage_command(name: str) -> Callable[..., None]:
     ) -> None:
 
         with resumable(name, run_dir):
-            _work(RunDirectory.open(run_dir), only=name, again=again)
+            work(RunDirectory.open(run_dir), only=name, again=again)
         say(f"{name}: finished, see {run_dir}")
 
     return command
 
 
+_OWN_COMMANDS = {"audit": audit.command}
 for _stage in STAGES:
-    app.command(_stage.name, help=_stage.help)(_stage_command(_stage.name))
+    app.command(_stage.name, help=_stage.help)(_OWN_COMMANDS.get(_stage.name) or _stage_command(_stage.name))
 
 
 @app.command()
@@ -181,17 +183,6 @@ def export(
         revision=config.revision,
         trust_remote_code=config.trust_remote_code,
     )
-
-
-def _work(directory: RunDirectory, *, only: str | None = None, again: bool = False) -> None:
-    from rasa_moe.cli.bars import Bars
-    from rasa_moe.run import run_stages
-    from rasa_moe.session import Session
-
-    if only != "report":
-        quiet_loading()
-    with Bars() as bars:
-        run_stages(Session(directory, progress=bars), only=only, again=again, on_event=bars.on_event)
 
 
 def _show_results(path: Path) -> None:

@@ -7,7 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from rasa_moe.report.reading import Record, read_json, read_json_lines
-from rasa_moe.report.records import Audit, AuditRow, Drift, Moved, Returned, Training, TrainingStep
+from rasa_moe.report.records import (
+    Audit,
+    AuditRow,
+    AuditVerdict,
+    Combination,
+    Drift,
+    Moved,
+    Returned,
+    Share,
+    Training,
+    TrainingStep,
+)
 
 CURVES = ("loss", "loss_jailbreak", "loss_anchor", "loss_retain", "kl")
 
@@ -63,6 +74,33 @@ def load_audit(path: Path) -> Audit:
         drift=tuple(_drift(entry) for entry in record.entries("drift")),
         returned=tuple(_returned(entry) for entry in record.entries("returned")),
         sentences=record.texts("sentences"),
+        shares=tuple(_share(entry) for entry in record.entries("shapley")),
+        combinations=tuple(_combination(entry) for entry in record.entries("combinations")),
+        verdicts=tuple(
+            AuditVerdict(entry.text("model"), entry.text("verdict"), entry.text("reason", default=""))
+            for entry in record.entries("verdicts")
+        ),
+        rule=record.text("rule", default=""),
+    )
+
+
+def _share(entry: Record) -> Share:
+    return Share(
+        model=entry.text("model"),
+        game=entry.text("game"),
+        component=entry.text("component"),
+        share=entry.estimate("share", low=-math.inf, high=math.inf),
+    )
+
+
+def _combination(entry: Record) -> Combination:
+    k, n = entry.count("k"), entry.count("n")
+    estimate = entry.estimate() if n else None
+    return Combination(
+        model=entry.text("model"),
+        game=entry.text("game"),
+        tuned=entry.texts("tuned"),
+        estimate=None if estimate is None else replace(estimate, k=k, n=n),
     )
 
 

@@ -29,10 +29,11 @@ def render_page(run: Run) -> str:
         HTML that a browser shows without network and without scripts.
     """
     sections = _sections(run)
+    title = f"RASA-MoE report: {_model_name(run)}"
     body = join(
         (
             el("a", "Skip to the results", href="#verdict", class_="skip"),
-            _theme_choice(),
+            theme_choice(),
             el("header", *_title(run), _contents(sections)),
             el(
                 "main",
@@ -49,7 +50,7 @@ def render_page(run: Run) -> str:
             ),
         )
     )
-    return f"<!DOCTYPE html>\n{el('html', _head(run), el('body', body), lang='en')}\n"
+    return f"<!DOCTYPE html>\n{el('html', head(title), el('body', body), lang='en')}\n"
 
 
 def _sections(run: Run) -> list[Section]:
@@ -123,7 +124,7 @@ def _pairs_words(run: Run) -> str:
     return f"{whole(sum(pairs.values()))} pairs of {len(pairs)} attack families ({', '.join(families)})"
 
 
-def _theme_choice() -> Html:
+def theme_choice() -> Html:
     """Let the reader choose light or dark; radio buttons and `:has()` need no script."""
     choices = [
         el(
@@ -136,7 +137,8 @@ def _theme_choice() -> Html:
     return el("fieldset", el("legend", "Theme"), *choices, class_="theme")
 
 
-def _head(run: Run) -> Html:
+def head(title: str) -> Html:
+    """Return the head of a page: the style sheet, and a policy that allows nothing else."""
     style = resources.files("rasa_moe.report").joinpath("style.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     # The hash allows this one style sheet only: text that slipped through could load or style nothing.
@@ -151,6 +153,6 @@ def _head(run: Run) -> Html:
         el("meta", name="viewport", content="width=device-width, initial-scale=1"),
         el("meta", name="referrer", content="no-referrer"),
         el("meta", name="color-scheme", content="light dark"),
-        el("title", f"RASA-MoE report: {_model_name(run)}"),
+        el("title", title),
         Html(f"<style>{style}</style>"),
     )

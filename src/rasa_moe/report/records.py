@@ -204,13 +204,46 @@ class Returned:
 
 
 @dataclass(frozen=True)
+class Share:
+    """Shapley share of the gain that one component holds; None where there was no gain to share."""
+
+    model: str
+    game: str
+    component: str
+    share: Estimate | None
+
+
+@dataclass(frozen=True)
+class Combination:
+    """Attack success with some components from the tuned model and the others from the base."""
+
+    model: str
+    game: str
+    tuned: tuple[str, ...]
+    estimate: Estimate | None
+
+
+@dataclass(frozen=True)
+class AuditVerdict:
+    """Repair, shortcut, mixed or no verdict, and why."""
+
+    model: str
+    verdict: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Audit:
-    """Everything in audit.json."""
+    """Everything in audit.json; files of older releases have no shares."""
 
     rows: tuple[AuditRow, ...]
     drift: tuple[Drift, ...]
     returned: tuple[Returned, ...]
     sentences: tuple[str, ...]
+    shares: tuple[Share, ...] = ()
+    combinations: tuple[Combination, ...] = ()
+    verdicts: tuple[AuditVerdict, ...] = ()
+    rule: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from rasa_moe.report.curves import Line, line_chart
 from rasa_moe.report.markup import Html, disclosure, el, join, table
-from rasa_moe.report.numbers import DASH, Estimate, count_words, interval_words, percent
+from rasa_moe.report.numbers import DASH, count_words, interval_words, percent
 from rasa_moe.report.records import Audit, AuditRow, Drift, Returned
+from rasa_moe.report.shares import share_scale, shares_part
 from rasa_moe.report.strips import Lane, Scale, chart_row, style_of, tick_row
 from rasa_moe.report.vocabulary import REPAIRED, model_label
 
@@ -35,6 +36,7 @@ def audit_part(audit: Audit) -> Html:
     return join(
         (
             el("ul", *sentences, class_="findings") if sentences else None,
+            shares_part(audit, models),
             _swap_chart(audit.rows, models) if audit.rows else None,
             _returned_chart(audit.returned, models) if audit.returned else None,
             _drift_chart(audit.drift, models) if audit.drift else None,
@@ -91,7 +93,7 @@ def _swap_name(row: AuditRow) -> str:
 
 
 def _returned_chart(returned: Sequence[Returned], models: Sequence[str]) -> Html:
-    scale = _share_scale([entry.share for entry in returned if entry.share is not None])
+    scale = share_scale([entry.share for entry in returned if entry.share is not None])
     return el(
         "div",
         el("h3", "Share of the safety gain that a swap undoes"),
@@ -119,14 +121,6 @@ def _returned_row(entry: Returned, models: Sequence[str], scale: Scale) -> Html:
     note = interval_words(entry.share.low, entry.share.high) if entry.share else "no gain to undo"
     name = join((el("span", what, class_="name"), rates))
     return chart_row(name, [lane], label=what, note=note, scale=scale)
-
-
-def _share_scale(shares: Sequence[Estimate]) -> Scale:
-    """Cover [0, 1] and what lies beyond it, in quarters, but no more than one unit further on either side."""
-    low = max(-1.0, min([0.0, *(share.low for share in shares)]))
-    high = min(2.0, max([1.0, *(share.high for share in shares)]))
-    first, last = int(low * 4 - 0.999), int(high * 4 + 0.999)
-    return Scale(first / 4, last / 4, tuple(at / 4 for at in range(first, last + 1)))
 
 
 def _drift_chart(drift: Sequence[Drift], models: Sequence[str]) -> Html:

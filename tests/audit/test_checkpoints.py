@@ -1,0 +1,95 @@
+"""Any two checkpoints: found experts, exit codes, files, and pairs that cannot be audited."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from audit.planted import base_model, pairs, tokenizer, tuned_tensors
+from models import mixtral, olmoe
+from rasa_moe.audit.checkpoints import changed_tensors, require_same_tokens
+from rasa_moe.cli import main
+from rasa_moe.data.rows import write_pairs
+from rasa_moe.errors import ModelError
+from rasa_moe.moe import discover
+
+
+def save(folder: Path, repair: str | None = None) -> str:
+    model = base_model()
+    if repair is not None:
+        model.load_state_dict(tuned_tensors(repair))
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def run_audit(tmp_path: Path, repair: str, *more: str) -> int:
+    write_pairs(tmp_path / "pairs.jsonl", pairs())
+    base, tuned = save(tmp_path / "a"), save(tmp_path / "b", repair)
+    with pytest.raises(SystemExit) as caught:
+        main(
+            ["audit", "--base", base, "--tuned", tuned, "--pairs", str(tmp_path / "pairs.jsonl"),
+             "--out", str(tmp_path / "out"), "--budget", "1", "--max-new-tokens", "4", *more]
+        )  # fmt: skip
+    return int(caught.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("repair", "verdict", "code"),
+    [("routers", "shortcut", 3), ("selected experts", "repair", 0), ("nothing", "no verdict", 0)],
+)
+def test_fail_on_shortcut(tmp_path: Path, repair: str, verdict: str, code: int) -> None:
+    assert run_audit(tmp_path, repair, "--fail-on", "shortcut") == code
+    found = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert found["verdicts"][0]["verdict"] == verdict
+    assert found["experts"] == [[0, 0]]  # the answering expert, found by AAD
+    assert "Verdict" in (tmp_path / "out" / "audit.html").read_text()
+    header, *lines = (tmp_path / "out" / "combinations.csv").read_text().splitlines()
+    assert header.startswith("model,game,tuned,k,n") and len(lines) == len(found["combinations"])
+
+
+def test_a_shortcut_without_the_option_is_no_failure(tmp_path: Path) -> None:
+    assert run_audit(tmp_path, "routers") == 0
+
+
+def test_a_result_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("x")
+    assert run_audit(tmp_path, "routers") == 2
+    assert "not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["audit"], ["audit", "--base", "a"], ["audit", "run", "--base", "a", "--tuned", "b"]]
+)
+def test_half_of_the_arguments_is_a_mistake(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "Give" in capsys.readouterr().err
+
+
+def test_only_what_differs_is_kept() -> None:
+    base, tuned = base_model(), base_model()
+    tuned.load_state_dict(tuned_tensors("routers"))
+    changed = changed_tensors(discover(base), discover(tuned))
+    assert list(changed) == ["model.layers.0.mlp.gate.weight"]
+    assert torch.equal(
+        changed["model.layers.0.mlp.gate.weight"], tuned_tensors("routers")["model.layers.0.mlp.gate.weight"]
+    )
+
+
+@pytest.mark.parametrize("other", [lambda: olmoe(), lambda: mixtral()])
+def test_another_architecture_is_refused(other) -> None:
+    with pytest.raises(ModelError, match="not of one architecture"):
+        changed_tensors(discover(base_model()), discover(other()))
+
+
+def test_another_template_is_refused() -> None:
+    other = tokenizer()
+    other.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    with pytest.raises(ModelError, match="different chat templates"):
+        require_same_tokens(tokenizer(), other)
