@@ -205,7 +205,7 @@ def randomised(model: PreTrainedModel) -> PreTrainedModel:
         else:  # norms, decays and scales: around what the family starts them with
             tensor.mul_(1 + noise(tensor, 0.1))
     for name, tensor in model.named_buffers():
-        if name.endswith("e_score_correction_bias") or name.endswith("expert_bias"):
+        if name.endswith(("e_score_correction_bias", "expert_bias")):
             tensor.copy_(noise(tensor, 0.1))
     return model
 

@@ -1,4 +1,4 @@
-"""Every family that one adapter claims: found, recorded, replayed, trained by slices and routers, exported."""
+"""Every family one adapter claims: found, recorded, replayed, trained by slices and routers, exported."""
 
 from __future__ import annotations
 

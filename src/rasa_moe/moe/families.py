@@ -25,9 +25,9 @@ REFUSED: dict[str, str] = {
 }
 
 # Every family whose tiny models pass tests/architectures, and how its routers score experts. "topk_softmax":
-# the softmax comes after the top-k; its routing *distribution* is still the softmax over all logits (both give
-# the chosen experts the same proportions), so that is a name, not another formula. "probabilities": what the
-# router returns as logits is already a distribution.
+# the softmax comes after the top-k; its routing *distribution* is still the softmax over all logits (both
+# give the chosen experts the same proportions), so that is a name, not another formula. "probabilities": what
+# the router returns as logits is already a distribution.
 SCORING: dict[str, Scoring] = {
     "afmoe": "sigmoid",
     "aria_text": "softmax",
