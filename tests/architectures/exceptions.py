@@ -1,16 +1,7 @@
-"""What single families cannot do, and why; the tests hold each of these statements against the family."""
+"""What differs from family to family on the disk; the tests hold it against each family."""
 
 from __future__ import annotations
 
-NO_LIVE_REPLAY: dict[str, str] = {
-    "phimoe": "it picks each slot by a maximum of its own instead of one top-k",
-}
-NO_SILENCE: dict[str, str] = {
-    "inkling_text": "its router scores the shared experts in the same linear map",
-}
-ROUTER_WEIGHS_MORE: dict[str, str] = {
-    "inkling_text": "its router also weighs the shared experts, which are not replayed",
-}
 # Their published checkpoints hold one tensor for all experts of a layer; the others one per expert.
 DISK_FUSED: frozenset[str] = frozenset(
     {

@@ -14,14 +14,15 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 
 from architectures.builders import FAMILIES, build  # noqa: E402
-from architectures.exceptions import (  # noqa: E402
-    DISK_FUSED,
+from architectures.exceptions import DISK_FUSED  # noqa: E402
+from rasa_moe.moe import MoeMap, discover  # noqa: E402
+from rasa_moe.moe.families import (  # noqa: E402
     NO_LIVE_REPLAY,
     NO_SILENCE,
+    NOT_MEASURABLE,
+    REFUSED,
     ROUTER_WEIGHS_MORE,
 )
-from rasa_moe.moe import MoeMap, discover  # noqa: E402
-from rasa_moe.moe.families import NOT_MEASURABLE, REFUSED  # noqa: E402
 
 TARGET = ROOT / "docs" / "architectures.md"
 _SCORING = {
@@ -43,12 +44,12 @@ are refused with the reason. For each family a tiny random model is built from i
 - **replay**: replayed routing gives the same bits, in one call and under `generate()`, also when the routers'
   weights have changed since ("live" replay forces the choice only, so that gradient reaches the router);
 - **slices**: untrained slices change no bit, their gradients are those of full training, and a step with
-  weight decay moves the chosen experts and no other bit; the **router** stage moves routers and no other bit;
-- **export**: the checkpoint has the family's own layout, only the tensors of trained experts differ in it, and
-  it loads back to the same bits.
+  weight decay moves the chosen experts and nothing else; the **router** stage moves routers and nothing else;
+- **export**: the checkpoint has the family's own layout, only tensors of trained experts differ in it, and it
+  loads back to the same bits; a patch applied to the files alone, shard by shard, writes the same tensors.
 
-Vision and audio parts are left alone. A family that is not in the table is tried by the same rules and refused
-at the first thing that does not match.
+Vision and audio parts are left alone. A family that is not in the table is tried by the same rules, and
+refused at the first thing that does not match.
 
 | model type | router | also | experts on disk | record | replay | silence | slices and routers | export |
 |---|---|---|---|---|---|---|---|---|

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from architectures.builders import FAMILIES, build, build_meta
-from architectures.exceptions import DISK_FUSED, NO_LIVE_REPLAY, NO_SILENCE, ROUTER_WEIGHS_MORE
+from architectures.exceptions import DISK_FUSED
 from models import bits, padded_batch
 from rasa_moe.errors import ModelError
 from rasa_moe.moe import (
@@ -28,7 +28,7 @@ from rasa_moe.moe import (
     trainable_routers,
     watch_routers,
 )
-from rasa_moe.moe.families import SCORING
+from rasa_moe.moe.families import NO_LIVE_REPLAY, NO_SILENCE, ROUTER_WEIGHS_MORE, SCORING
 
 BATCH = padded_batch(num_sequences=2, num_positions=7)
 every_family = pytest.mark.parametrize("model_type", sorted(FAMILIES))

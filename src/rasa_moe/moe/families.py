@@ -87,6 +87,17 @@ NOT_MEASURABLE: dict[str, str] = {
     "phimoe": "each slot has a softmax of its own, over the experts near its best one",
 }
 
+# What single families cannot do; tests/architectures holds each statement against the family.
+NO_LIVE_REPLAY: dict[str, str] = {
+    "phimoe": "it picks each slot by a maximum of its own instead of one top-k",
+}
+NO_SILENCE: dict[str, str] = {
+    "inkling_text": "its router scores the shared experts in the same linear map",
+}
+ROUTER_WEIGHS_MORE: dict[str, str] = {
+    "inkling_text": "its router also weighs the shared experts, which are not replayed",
+}
+
 _NUM_EXPERTS_FIELDS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _TOP_K_FIELDS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts")
 

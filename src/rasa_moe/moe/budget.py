@@ -1,0 +1,179 @@
+"""Estimate what each stage of a run needs on this machine, before hours depend on it.
+
+Counts come from the model's shapes; speeds are measured for a moment on the device. They are rough, within a
+factor of three on most machines, and say so where they are shown.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rasa_moe.moe.layers import MoeMap, expert_tensor_names
+
+# Of a run like the paper's: what the numbers below are for.
+_PROMPT_TOKENS, _ANSWER_TOKENS = 256, 128
+_COLLECTED, _PAIRS, _EPOCHS, _EVALUATED = 800, 200, 3, 2000
+_BATCH_SEQUENCES = 32
+_SELECTED_SHARE = 0.125
+# A trained value: fp32 master, gradient and AdamW's two moments.
+_BYTES_TRAINED = 16
+# Kept for backward, in model widths per token and layer: attention, norms and residuals.
+_WIDTHS_KEPT = 16
+_FORWARD_AND_BACKWARD = 3
+_PROBE_SIDE = 768
+_PROBE_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Size:
+    """Hold the sizes of a model.
+
+    Attributes:
+        num_parameters: All values.
+        num_routed: Values in routed experts.
+        num_router: Values in routers.
+        num_active: Values that one token meets: all but the experts it is not sent to, and the embedding.
+        itemsize: Bytes of one value in the working type.
+        activation_bytes: Bytes kept for backward per token.
+        cache_bytes: Bytes of KV cache per token, at most.
+    """
+
+    num_parameters: int
+    num_routed: int
+    num_router: int
+    num_active: int
+    itemsize: int
+    activation_bytes: int
+    cache_bytes: int
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights in the working type."""
+        return self.num_parameters * self.itemsize
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Hold what was measured on a device: operations and bytes per second, and its free bytes (None: unknown)."""
+
+    flops: float
+    bandwidth: float
+    free_bytes: int | None
+
+
+@dataclass(frozen=True)
+class StageNeed:
+    """Hold one stage's estimate: its name, bytes at the peak and seconds."""
+
+    stage: str
+    peak_bytes: int
+    seconds: float
+
+
+def size_of(moe: MoeMap, dtype: torch.dtype) -> Size:
+    """Count the values of a model; it may be on the meta device."""
+    model = moe.model
+    config: Any = model.config.get_text_config()
+    layers = moe.layers
+    per_layer = [
+        sum(layer.experts.get_parameter(name).numel() for name in expert_tensor_names(layer.experts))
+        for layer in layers
+    ]
+    num_routed = sum(per_layer)
+    num_router = sum(p.numel() for layer in layers for p in layer.router.parameters())
+    total = sum(parameter.numel() for parameter in model.parameters())
+    share = moe.top_k / moe.num_experts
+    embedding = model.get_input_embeddings().weight.numel()
+    width = int(config.hidden_size)
+    inner = per_layer[0] // moe.num_experts // (3 * width)
+    heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+    head_width = int(getattr(config, "head_dim", None) or width // int(config.num_attention_heads))
+    depth = int(config.num_hidden_layers)
+    kept = depth * _WIDTHS_KEPT * width + len(layers) * moe.top_k * (2 * width + 4 * inner)
+    return Size(
+        num_parameters=total,
+        num_routed=num_routed,
+        num_router=num_router,
+        num_active=total - embedding - int(num_routed * (1 - share)),
+        itemsize=dtype.itemsize,
+        activation_bytes=kept * dtype.itemsize,
+        cache_bytes=2 * depth * heads * head_width * dtype.itemsize,
+    )
+
+
+def measure(device: torch.device, dtype: torch.dtype) -> Speed:
+    """Multiply and copy matrices for a moment."""
+    square = torch.ones(_PROBE_SIDE, _PROBE_SIDE, device=device, dtype=dtype)
+    flops = 2 * _PROBE_SIDE**3 * _repeats_per_second(lambda: square @ square, device)
+    block = torch.ones(16 << 20, device=device, dtype=torch.uint8)
+    bandwidth = 2 * block.numel() * _repeats_per_second(block.clone, device)
+    return Speed(flops=flops, bandwidth=bandwidth, free_bytes=free_memory(device))
+
+
+def _repeats_per_second(work: Any, device: torch.device) -> float:
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    work()
+    wait()
+    start, repeats = time.perf_counter(), 0
+    while time.perf_counter() - start < _PROBE_SECONDS:
+        work()
+        wait()
+        repeats += 1
+    return repeats / (time.perf_counter() - start)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the bytes a process may still take on a device; None where that cannot be told."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    meminfo = Path("/proc/meminfo")
+    if device.type != "cpu" or not meminfo.is_file():
+        return None
+    lines = dict(line.split(":", 1) for line in meminfo.read_text(encoding="ascii").splitlines())
+    free = int(lines["MemAvailable"].split()[0]) * 1024
+    # In a container the group's limit counts, not the machine's memory.
+    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    if limit.is_file() and used.is_file() and (text := limit.read_text(encoding="ascii").strip()) != "max":
+        free = min(free, int(text) - int(used.read_text(encoding="ascii")))
+    return max(free, 0)
+
+
+def needs(size: Size, speed: Speed) -> tuple[StageNeed, ...]:
+    """Estimate peak memory and time of the stages that use the model.
+
+    The run: 800 prompts of 256 tokens answered in 128, 200 pairs of them for three rounds with an eighth of
+    the experts, two models evaluated on 2,000 prompts each.
+    """
+    answering = _BATCH_SEQUENCES * (_PROMPT_TOKENS + _ANSWER_TOKENS) * size.cache_bytes
+    training = _BATCH_SEQUENCES * (_PROMPT_TOKENS + _ANSWER_TOKENS) * size.activation_bytes
+    slices = int(size.num_routed * _SELECTED_SHARE) * _BYTES_TRAINED
+    learning = _seconds_to_learn(size, speed)
+    return (
+        StageNeed("collect", size.weight_bytes + answering, _seconds_to_answer(size, speed, _COLLECTED)),
+        StageNeed("repair", size.weight_bytes + slices + training, learning),
+        StageNeed("routers", size.weight_bytes + size.num_router * _BYTES_TRAINED + training, learning),
+        StageNeed("evaluate", size.weight_bytes + answering, 2 * _seconds_to_answer(size, speed, _EVALUATED)),
+    )
+
+
+def _seconds_to_answer(size: Size, speed: Speed, num_prompts: int) -> float:
+    """Time of reading prompts (arithmetic) and writing answers (arithmetic, or fetching the weights)."""
+    per_token = 2 * size.num_active / speed.flops
+    reading = num_prompts * _PROMPT_TOKENS * per_token
+    # A batch of answers meets nearly every expert, so every weight is fetched once a step.
+    step = max(_BATCH_SEQUENCES * per_token, size.weight_bytes / speed.bandwidth)
+    return reading + num_prompts / _BATCH_SEQUENCES * _ANSWER_TOKENS * step
+
+
+def _seconds_to_learn(size: Size, speed: Speed) -> float:
+    """Time of the epochs of one stage: jailbreak, refused request and harmless conversation for each pair."""
+    tokens = 3 * _PAIRS * _EPOCHS * (_PROMPT_TOKENS + _ANSWER_TOKENS)
+    return tokens * _FORWARD_AND_BACKWARD * 2 * size.num_active / speed.flops
