@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from rasa_moe.data.jsonl import read_records, write_records
 from rasa_moe.data.rows import PromptRow, check_messages
 from rasa_moe.detect.stage import Detection
 from rasa_moe.engines import Answer
+from rasa_moe.errors import DataError
 from rasa_moe.evaluate.stage import Judged
 from rasa_moe.evaluate.suites import DONE_SUFFIX, Suite
 from rasa_moe.files import write_json, write_text
@@ -89,6 +91,21 @@ def read_experts(path: Path) -> list[ExpertId]:
     return [
         ExpertId(layer, expert) for layer, expert in json.loads(path.read_text(encoding="utf-8"))["experts"]
     ]
+
+
+def read_delta(path: Path, moe: MoeMap) -> Tensor:
+    """Read the activation discrepancy of every expert from `expert_scores.csv`, (L,E) float64.
+
+    Raises:
+        DataError: The file does not hold every expert of this model once.
+    """
+    delta = torch.full((moe.num_layers, moe.num_experts), float("nan"), dtype=torch.float64)
+    with open(path, encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            delta[moe.row_of(int(line["layer"])), int(line["expert"])] = float(line["aad"])
+    if bool(delta.isnan().any()):
+        raise DataError(f"{path} lacks experts of this model; run: rasa-moe detect {path.parent}")
+    return delta
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

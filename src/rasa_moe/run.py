@@ -89,7 +89,16 @@ STAGES: tuple[Stage, ...] = (
         outputs=("report.html",),
         sources=(),
         help="Write report.html from the files of the run.",
-        optional=("environment.json", "pairs.jsonl", "retain.jsonl", "audit.json", "patch/", "generations/"),
+        optional=(
+            "environment.json",
+            "pairs.jsonl",
+            "retain.jsonl",
+            "audit.json",
+            "reattack.json",
+            "detection_checks.json",
+            "patch/",
+            "generations/",
+        ),
     ),
 )
 

@@ -154,9 +154,10 @@ def audit(session: Session, work: Work) -> None:
     tuned = {}
     for name in session.evaluated:
         if name != BASE:
-            with _weights_in(session, name) as changed:
+            with weights_in(session, name) as changed:
                 parameters = dict(session.model.named_parameters())
-                tuned[name] = {key: parameters[key].detach().clone() for key in changed}
+                if changed:  # a method that acts at inference only has no part that could be swapped
+                    tuned[name] = {key: parameters[key].detach().clone() for key in changed}
     folder = session.path / "generations"
     rows = [row for suite in suites if suite.kind in _ATTACKS for row in suite.rows]
     result = swap(
@@ -196,7 +197,7 @@ def _judged(session: Session, work: Work, name: str, *, suites: list[Suite]) -> 
 
     saved = work.checkpoints / f"{name}.jsonl"
     if not saved.exists():
-        with _weights_in(session, name):
+        with weights_in(session, name):
             answers = answer_suites(
                 session.model,
                 session.tokenizer,
@@ -212,7 +213,7 @@ def _judged(session: Session, work: Work, name: str, *, suites: list[Suite]) -> 
 
 
 @contextmanager
-def _weights_in(session: Session, name: str) -> Iterator[list[str]]:
+def weights_in(session: Session, name: str) -> Iterator[list[str]]:
     """Put the weights of one of the run's models into the session's; yield the names of those that differ."""
     from rasa_moe.align.rivals import in_use
     from rasa_moe.artifacts import read_tensors

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from rasa_moe import __version__
-from rasa_moe.cli import audit, patch, testbed
+from rasa_moe.cli import attack, audit, detect_check, judge, pairs, patch, reattack, testbed
 from rasa_moe.cli.console import err, note, out, plain, quiet_loading, resumable, say
 from rasa_moe.cli.work import work
 from rasa_moe.errors import RasaError
@@ -32,6 +32,9 @@ app = typer.Typer(
 )
 app.add_typer(patch.app, name="patch")
 app.add_typer(testbed.app, name="testbed")
+app.add_typer(pairs.app, name="pairs")
+app.command("judge")(judge.command)
+app.command("attack")(attack.command)
 
 RunDirArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a run.")]
 SetOption = Annotated[
@@ -125,6 +128,9 @@ _OWN_COMMANDS = {"audit": audit.command}
 for _stage in STAGES:
     app.command(_stage.name, help=_stage.help)(_OWN_COMMANDS.get(_stage.name) or _stage_command(_stage.name))
 
+app.command("reattack")(reattack.command)
+app.command("detect-check")(detect_check.command)
+
 
 @app.command()
 def init(
@@ -158,14 +164,14 @@ def doctor(
         bool, typer.Option("--trust-remote-code", help="Run code that comes with it.")
     ] = False,
 ) -> None:
-    """Check a model: its experts, chat template and tokens."""
+    """Check a model without loading it: experts, template, memory and time."""
     from rasa_moe.cli.doctor import examine
 
     quiet_loading()
     found = examine(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, revision=revision)
     for looked_at, result in found:
-        say(f"{looked_at:<9} {result}")
-    say(f"{'verdict':<9} {model} can be used")
+        say(f"{looked_at:<11} {result}")
+    say(f"{'  verdict':<11} {model} can be repaired")
 
 
 @app.command()

@@ -7,10 +7,12 @@ import hashlib
 from importlib import resources
 
 from rasa_moe.report.closing import limits_part, reproduce_part
+from rasa_moe.report.detection import detection_part
 from rasa_moe.report.examples import examples_part
 from rasa_moe.report.heatmap import expert_heatmap, expert_table, selection_words
 from rasa_moe.report.markup import Html, el, join
 from rasa_moe.report.numbers import whole
+from rasa_moe.report.reattack import reattack_part
 from rasa_moe.report.records import Run
 from rasa_moe.report.results import headline_table, suite_charts, verdict_block
 from rasa_moe.report.swaps import audit_line, audit_part
@@ -60,6 +62,8 @@ def _sections(run: Run) -> list[Section]:
         ("experts", "Which experts", _experts(run)),
         ("training", "Training", training_part(run.training)),
         ("audit", "Audit: repaired or rerouted?", None if run.audit is None else audit_part(run.audit)),
+        ("checks", "Does the selection mean safety?", detection_part(run.directory)),
+        ("reattack", "Attacked again", reattack_part(run.directory)),
         ("examples", "Answers before and after", examples_part(run)),
         ("limits", "What these numbers do not say", limits_part(run)),
         ("reproduce", "How to reproduce", reproduce_part(run)),

@@ -21,6 +21,8 @@ STAGE_OF_FILE = {
     "training.jsonl": "align",
     "evaluation.json": "evaluate",
     "audit.json": "audit",
+    "reattack.json": "reattack",
+    "detection_checks.json": "detect-check",
 }
 
 

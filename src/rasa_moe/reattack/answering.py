@@ -1,0 +1,76 @@
+"""Go on with conversations given as tokens: greedily or sampled, also where an answer has begun already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from rasa_moe.data.chats import EncodedChat, collate, length_bucketed
+from rasa_moe.engines.local import answer_of, stop_tokens
+
+
+def complete(
+    model: Any,
+    tokenizer: Any,
+    chats: Sequence[EncodedChat],
+    *,
+    max_new_tokens: int,
+    batch_tokens: int = 8192,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> list[str]:
+    """Return what the model writes after each chat, without special tokens.
+
+    Args:
+        model: Causal language model in eval mode.
+        tokenizer: Its tokenizer.
+        chats: Prompts, perhaps with the beginning of an answer.
+        max_new_tokens: Longest continuation.
+        batch_tokens: Tokens of one batch, padding and room for answers included.
+        temperature: 0 chooses the most likely token; otherwise the whole distribution is sampled.
+        seed: Of the sampling; the state of other random numbers is not touched.
+    """
+    texts = [""] * len(chats)
+    stops = stop_tokens(model, tokenizer)
+    batches = length_bucketed([len(chat) + max_new_tokens for chat in chats], batch_tokens=batch_tokens)
+    sampling: dict[str, Any] = (
+        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        if temperature
+        else {"do_sample": False}
+    )
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.inference_mode():
+        torch.manual_seed(seed)
+        for indices in batches:
+            batch = collate([chats[index] for index in indices], tokenizer.pad_token_id).to(model.device)
+            output = model.generate(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                max_new_tokens=max_new_tokens,
+                pad_token_id=tokenizer.pad_token_id,
+                **sampling,
+            )
+            for index, row in zip(indices, output[:, batch.input_ids.shape[1] :].tolist(), strict=True):
+                texts[index] = answer_of(tokenizer, row, stops=stops).text
+    return texts
+
+
+def response_loss(
+    model: Any, tokenizer: Any, chats: Sequence[EncodedChat], *, batch_tokens: int = 8192
+) -> float:
+    """Return the mean cross-entropy, in nats a token, of the answers of chats."""
+    total = count = 0.0
+    with torch.inference_mode():
+        for indices in length_bucketed([len(chat) for chat in chats], batch_tokens=batch_tokens):
+            batch = collate([chats[index] for index in indices], tokenizer.pad_token_id).to(model.device)
+            logits = model(
+                input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+            ).logits
+            losses = torch.nn.functional.cross_entropy(
+                logits[:, :-1].float().transpose(1, 2), batch.labels[:, 1:], reduction="sum"
+            )
+            total += float(losses)
+            count += float(batch.spans["response"].sum())
+    return total / count

@@ -1,0 +1,67 @@
+"""Put the beginning of a harmful answer into the model's mouth and let it go on.
+
+The words come from the base model's own harmful answer to the same goal. They stop before the first thing
+that the judge looks for: what the attacker wrote must not be counted as the model's harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rasa_moe.data.chats import EncodedChat
+from rasa_moe.data.rows import PromptRow
+from rasa_moe.judges.exact import contains_words
+from rasa_moe.reattack.base import Attack, Effort, Measured, Target
+
+
+def harmless_opening(target: Target, row: PromptRow, answer: str, *, limit: int) -> list[int]:
+    """Return the first tokens of a harmful answer, at most `limit`, that give away none of the references."""
+    chat = target.encode(row.messages, answer)
+    tokens = chat.input_ids[chat.prompt_length :]
+    # The token after the opening may finish a reference's first word, so whole prefixes are looked at.
+    length = 0
+    while length < min(limit, len(tokens) - 1):
+        text = target.tokenizer.decode(tokens[: length + 1], skip_special_tokens=True)
+        if any(contains_words(text, word) for reference in row.reference for word in reference.split()[:1]):
+            break
+        length += 1
+    return tokens[:length]
+
+
+def harmful_answers(target: Target, rows: Sequence[PromptRow]) -> list[tuple[PromptRow, str]]:
+    """Return the rows whose goal the base model gave a harmful answer to, with that answer."""
+    found = []
+    for row in rows:
+        same_goal = (row, *target.wrapped.get(row.goal, ()))
+        answers = [target.base_answers[one.id] for one in same_goal if one.id in target.base_answers]
+        if answers:
+            found.append((row, answers[0]))
+    return found
+
+
+def _run(target: Target, effort: Effort) -> Iterator[Measured]:
+    for setting, rows in (("jailbreaks", target.rows), ("plain requests", target.plain)):
+        known = harmful_answers(target, rows)
+        if not known:
+            continue
+        for limit in (0, *effort.prefixes):
+            openings = [harmless_opening(target, row, answer, limit=limit) for row, answer in known]
+            prompts = [
+                _begun(target.encode(row.messages), opening)
+                for (row, _), opening in zip(known, openings, strict=True)
+            ]
+            texts = [target.tokenizer.decode(opening, skip_special_tokens=True) for opening in openings]
+            outcomes = target.ask([row for row, _ in known], prompts=prompts, begun=texts)
+            yield Measured(setting=setting, strength=limit, unit="tokens", outcomes=outcomes)
+
+
+def _begun(prompt: EncodedChat, opening: Sequence[int]) -> EncodedChat:
+    return EncodedChat(input_ids=[*prompt.input_ids, *opening], prompt_length=prompt.prompt_length)
+
+
+ATTACK = Attack(
+    "prefill",
+    "Begin the answer with the base model's own harmful one, up to its first harmful word; needs no weights.",
+    lambda effort: f"no search; up to {max(effort.prefixes)} tokens",
+    _run,
+)

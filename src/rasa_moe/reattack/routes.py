@@ -1,0 +1,80 @@
+"""Search for a route on which the model answers harmfully: which experts must be silent?
+
+Routes are compared on the attacker's own pairs by how likely they make the base model's harmful answers; only
+the best is measured on the goals of the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from rasa_moe.moe import ExpertId, silence
+from rasa_moe.reattack.answering import response_loss
+from rasa_moe.reattack.base import Attack, Effort, Measured, Target
+
+RANDOM_SHARE = 0.25
+
+
+def _run(target: Target, effort: Effort) -> Iterator[Measured]:
+    generator = np.random.default_rng(target.seed)
+    chosen = target.pairs[: effort.search_pairs]
+    if not chosen:
+        return
+    chats = [target.encode(pair.jailbreak, pair.jailbreak_answer) for pair in chosen]
+
+    def loss(experts: Sequence[ExpertId]) -> float:
+        with silence(target.moe, list(experts)):
+            return response_loss(target.model, target.tokenizer, chats, batch_tokens=target.batch_tokens)
+
+    def measured(setting: str, strength: int, unit: str, experts: Sequence[ExpertId]) -> Measured:
+        with silence(target.moe, list(experts)):
+            return Measured(setting=setting, strength=strength, unit=unit, outcomes=target.ask(target.rows))
+
+    tried = [_random_route(target, generator) for _ in range(effort.route_trials)]
+    losses = [loss(route) for route in tried]
+    yield measured("best of random routes", len(tried), "routes tried", tried[int(np.argmin(losses))])
+    route: list[ExpertId] = []
+    for step in range(1, effort.route_steps + 1):
+        candidates = _candidates(target, route, generator, limit=effort.route_candidates)
+        if not candidates:
+            return
+        scores = [loss([*route, candidate]) for candidate in candidates]
+        route.append(candidates[int(np.argmin(scores))])
+        yield measured("greedy search", step, "experts silenced", route)
+
+
+def _random_route(target: Target, generator: np.random.Generator) -> list[ExpertId]:
+    num_experts = target.moe.num_experts
+    count = min(round(RANDOM_SHARE * num_experts), num_experts - target.moe.top_k)
+    return [
+        ExpertId(layer.index, int(expert))
+        for layer in target.moe.layers
+        for expert in generator.choice(num_experts, size=count, replace=False)
+    ]
+
+
+def _candidates(
+    target: Target, route: Sequence[ExpertId], generator: np.random.Generator, *, limit: int
+) -> list[ExpertId]:
+    most = target.moe.num_experts - target.moe.top_k
+    in_layer = [expert.layer for expert in route]
+    free = [
+        expert
+        for expert in target.moe.expert_ids()
+        if expert not in route and in_layer.count(expert.layer) < most
+    ]
+    drawn = generator.choice(len(free), size=min(limit, len(free)), replace=False) if free else ()
+    return [free[int(place)] for place in drawn]
+
+
+ATTACK = Attack(
+    "routes",
+    "Search, at random and greedily, for experts to silence; needs the weights and harmful answers.",
+    lambda effort: (
+        f"{effort.route_trials} random routes; greedy: {effort.route_steps} steps of up to "
+        f"{effort.route_candidates} candidates; compared on {effort.search_pairs} of the attacker's pairs"
+    ),
+    _run,
+)

@@ -1,0 +1,25 @@
+"""Steer the routers: add a multiple of the activation discrepancy to their logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rasa_moe.moe import steer
+from rasa_moe.reattack.base import Attack, Effort, Measured, Target
+
+
+def _run(target: Target, effort: Effort) -> Iterator[Measured]:
+    direction = (target.delta / target.delta.abs().max()).float()
+    for setting, sign in (("towards experts of jailbreaks", 1), ("away from them", -1)):
+        for strength in effort.biases:
+            with steer(target.moe, sign * strength * direction):
+                outcomes = target.ask(target.rows)
+            yield Measured(setting=setting, strength=strength, unit="logits", outcomes=outcomes)
+
+
+ATTACK = Attack(
+    "steering",
+    "Add a bias along the activation discrepancy to every router's logits; needs the weights.",
+    lambda effort: f"no search; {len(effort.biases)} strengths in 2 directions",
+    _run,
+)
