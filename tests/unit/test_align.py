@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from models import bits
 from rasa_moe.align import Alignment, align
 from rasa_moe.align.batches import make_batches
-from rasa_moe.align.repair import ExpertRepair
+from rasa_moe.align.repair import ExpertRepair, part_weights
 from rasa_moe.align.stage import plan
 from rasa_moe.config import AlignConfig
 from rasa_moe.errors import RunError, TrainingError
@@ -32,6 +32,8 @@ CONFIG = AlignConfig(
     weight_decay=0.1,
     early_stop_loss=None,
 )
+# Every weight of something beside the jailbreaks' refusals and the pairs' routing.
+PAPER = {name: 0.0 for name in AlignConfig.model_fields if name.endswith("_weight")}
 STEPS_AN_EPOCH = 2  # six pairs, four a batch
 
 
@@ -117,7 +119,7 @@ def test_the_model_is_left_able_to_do_what_it_could(model: PreTrainedModel, moe:
 
 
 def test_repair_learns_the_refusals_and_consistency_the_routing(model: PreTrainedModel, moe: MoeMap) -> None:
-    config = CONFIG.model_copy(update={"rounds": 1, "repair_epochs": 15, "router_epochs": 15})
+    config = CONFIG.model_copy(update={**PAPER, "rounds": 1, "repair_epochs": 15, "router_epochs": 15})
     alignment = run(model, moe, config)
     repair = [line["loss_jailbreak"] for line in steps_of(alignment, "repair")]
     router = [line["kl"] for line in steps_of(alignment, "router")]
@@ -286,13 +288,24 @@ def test_gradient_checkpointing_runs_layers_again_and_changes_no_bit(
     assert hashes(saving) == hashes(plain)
 
 
-def test_with_both_weights_at_zero_only_jailbreaks_are_learned(model: PreTrainedModel, moe: MoeMap) -> None:
-    paper = CONFIG.model_copy(update={"anchor_weight": 0.0, "retain_weight": 0.0})
-    for line in steps_of(run(model, moe, paper), "repair"):
-        assert line["loss"] == line["loss_jailbreak"]
-    for line in steps_of(run(model, moe), "repair"):
-        parts = line["loss_jailbreak"] + line["loss_anchor"] + line["loss_retain"]
-        assert line["loss"] == pytest.approx(parts, rel=1e-6)
+def test_with_every_weight_at_zero_only_jailbreaks_and_their_routing_are_learned(
+    model: PreTrainedModel, moe: MoeMap
+) -> None:
+    assert {"anchor_weight", "retain_weight"} <= PAPER.keys()
+    paper = run(model, moe, CONFIG.model_copy(update=PAPER))
+    assert all(line["loss"] == line["loss_jailbreak"] for line in steps_of(paper, "repair"))
+    assert all(line["loss"] == line["kl"] for line in steps_of(paper, "router"))
+
+
+def test_the_loss_of_repair_is_the_weighted_sum_of_its_parts(model: PreTrainedModel, moe: MoeMap) -> None:
+    config = CONFIG.model_copy(update={"anchor_weight": 0.5, "retain_weight": 2.0})
+    weights = part_weights(config)
+    assert (weights["jailbreak"], weights["anchor"], weights["retain"]) == (1.0, 0.5, 2.0)
+    for line in steps_of(run(model, moe, config), "repair"):
+        parts = {name: line[f"loss_{name}"] for name in weights if f"loss_{name}" in line}
+        assert parts.keys() >= {"jailbreak", "anchor", "retain"}
+        expected = sum(weights[name] * loss for name, loss in parts.items())
+        assert line["loss"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_without_router_epochs_the_routers_keep_their_bits(model: PreTrainedModel, moe: MoeMap) -> None:
