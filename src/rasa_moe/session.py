@@ -136,17 +136,23 @@ class Session:
 
     def _load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         if self._loaded is None:
+            from rasa_moe.align.rivals import RIVALS
+            from rasa_moe.align.rivals.base import require_float32
             from rasa_moe.moe.loading import load_model
 
             config = self.config
             self.progress(_LOADING, 0, 1)
-            self._loaded = load_model(
+            model, tokenizer = load_model(
                 config.model,
                 dtype=working_dtype(config),
                 device=config.device,
                 trust_remote_code=config.trust_remote_code,
                 revision=config.revision,
             )
+            for name in config.compare:  # now, not when hours of work are done
+                if RIVALS[name].trains_in_place:
+                    require_float32(model, method=name)
+            self._loaded = model, tokenizer
             self.progress(_LOADING, 1, 1)
         return self._loaded
 
@@ -168,8 +174,11 @@ class Session:
 def working_dtype(config: Config) -> str:
     """Return the type weights are held in: "auto" is float32 on a CPU, and elsewhere "auto", as saved.
 
-    On a CPU bfloat16 is several times slower, and routing then depends on how texts are batched.
+    On a CPU bfloat16 is several times slower, and routing then depends on how texts are batched. The built-in
+    models are so small that "auto" is float32 for them everywhere, as the methods that train in place want.
     """
+    if config.dtype == "auto" and config.model.startswith(f"{_TESTBED}/"):
+        return "float32"
     return cpu_dtype(config.dtype, config.device)
 
 

@@ -77,6 +77,8 @@ class Job:
             retain=self.retain,
             batch_size=self.config.align.batch_size,
             seed=self.config.seed,
+            retain_per_pair=self.config.align.retain_per_pair,
+            with_recovery=self.config.align.recovery_weight > 0,
             device=self.model.device,
         )
 
@@ -94,11 +96,13 @@ class Rival:
         name: As in `compare`.
         description: What it changes, in a few words.
         train: The method itself.
+        trains_in_place: Whether it trains the model's own weights, which must be fp32 then.
     """
 
     name: str
     description: str
     train: Callable[[Job], Tuned]
+    trains_in_place: bool = False
 
     def __call__(
         self,
@@ -175,5 +179,5 @@ def require_float32(model: Any, *, method: str) -> None:
             dtype = str(parameter.dtype).removeprefix("torch.")
             raise ModelError(
                 f"The method '{method}' trains the weights in place, but {name} is in {dtype}, which loses "
-                "small steps; set dtype: float32."
+                "small steps; set dtype: float32, or leave the method out of compare."
             )

@@ -30,5 +30,9 @@ def _train_on_jailbreaks_alone(job: Job) -> Tuned:
     )
 
 
-FULL = Rival("full", "every weight, the same pairs and harmless conversations", _train_full)
-FULL_NO_RETAIN = Rival("full_no_retain", "every weight, the jailbreaks alone", _train_on_jailbreaks_alone)
+FULL = Rival(
+    "full", "every weight, the same pairs and harmless conversations", _train_full, trains_in_place=True
+)
+FULL_NO_RETAIN = Rival(
+    "full_no_retain", "every weight, the jailbreaks alone", _train_on_jailbreaks_alone, trains_in_place=True
+)

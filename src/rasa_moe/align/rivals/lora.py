@@ -142,4 +142,4 @@ def _restore(model: Any, tensors: dict[str, Tensor]) -> None:
         parameters[name].copy_(tensor)
 
 
-LORA = Rival(_METHOD, "low-rank adapters on attention and all experts (peft)", _train)
+LORA = Rival(_METHOD, "low-rank adapters on attention and all experts (peft)", _train, trains_in_place=True)

@@ -93,5 +93,8 @@ def _train(job: Job) -> Tuned:
 
 
 REROUTING = Rival(
-    _METHOD, "every weight, harmful answers' hidden states pushed away (circuit breakers)", _train
+    _METHOD,
+    "every weight, harmful answers' hidden states pushed away (circuit breakers)",
+    _train,
+    trains_in_place=True,
 )

@@ -61,4 +61,9 @@ def _train(job: Job) -> Tuned:
     )
 
 
-ROUTER_KL = Rival(_METHOD, "every weight, routing of the last prompt token held (SafeMoE-style)", _train)
+ROUTER_KL = Rival(
+    _METHOD,
+    "every weight, routing of the last prompt token held (SafeMoE-style)",
+    _train,
+    trains_in_place=True,
+)
