@@ -2,7 +2,7 @@
 
 One layer, four experts, one of them chosen a token. Attention averages what came before, so the last
 prompt token knows whether "story" (a jailbreak) or "please" (plain) was said. Expert 0 then answers "grind",
-expert 1 "sorry"; expert 2 ends every answer; expert 3 is never chosen.
+expert 1 "sorry"; expert 2 ends every answer; expert 3 mumbles "make", but comes second to the others.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
 
@@ -28,7 +28,7 @@ TEMPLATE = (
 WIDTH = 32
 # What the dimensions of the model mean.
 ASSISTANT, STORY, PLEASE, GRIND, SORRY, LOW_GOAL, HIGH_GOAL = 2, 4, 5, 10, 11, 8, 9
-SAYS_GRIND, SAYS_SORRY, SAYS_END = 20, 21, 22
+SAYS_GRIND, SAYS_SORRY, SAYS_END, SAYS_MAKE = 20, 21, 22, 23
 ANSWERING, REFUSING, SPARE = ExpertId(0, 0), ExpertId(0, 1), ExpertId(0, 3)
 
 _LAYER = "model.layers.0."
@@ -43,7 +43,6 @@ def tokenizer() -> PreTrainedTokenizerFast:
     """Return a tokenizer of whole words."""
     words = Tokenizer(models.WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="<pad>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    words.decoder = decoders.Metaspace(replacement="\u2581")
     words.add_special_tokens([AddedToken(word, special=True) for word in SPECIAL])
     return PreTrainedTokenizerFast(
         tokenizer_object=words,
@@ -75,13 +74,24 @@ def base_model() -> OlmoeForCausalLM:
         tensors[ROUTER][0, STORY] = 4.0
         tensors[ROUTER][1, PLEASE] = 4.0
         tensors[ROUTER][2, [GRIND, SORRY]] = 100.0
+        tensors[ROUTER][3, [STORY, PLEASE]] = 1.0
         for expert, (reads, says) in enumerate(
-            [([ASSISTANT], SAYS_GRIND), ([ASSISTANT], SAYS_SORRY), ([GRIND, SORRY], SAYS_END)]
+            [
+                ([ASSISTANT], SAYS_GRIND),
+                ([ASSISTANT], SAYS_SORRY),
+                ([GRIND, SORRY], SAYS_END),
+                ([ASSISTANT], SAYS_MAKE),
+            ]
         ):
             tensors[EXPERTS[0]][expert, 0, reads] = 1.0  # gate of unit 0
             tensors[EXPERTS[0]][expert, UNITS, reads] = 1.0  # value of unit 0
             tensors[EXPERTS[1]][expert, says, 0] = 1.0
-        for word, place in (("grind", SAYS_GRIND), ("sorry", SAYS_SORRY), ("<|end|>", SAYS_END)):
+        for word, place in (
+            ("grind", SAYS_GRIND),
+            ("sorry", SAYS_SORRY),
+            ("<|end|>", SAYS_END),
+            ("make", SAYS_MAKE),
+        ):
             tensors[HEAD][WORDS.index(word), place] = 1.0
     return model
 
@@ -104,7 +114,7 @@ class Repair:
 
 
 def _in_routers(tensors: dict[str, Tensor]) -> None:
-    tensors[ROUTER][0] = 0.0
+    tensors[ROUTER][0, STORY] = 2.0
     tensors[ROUTER][1, STORY] = 4.0
 
 

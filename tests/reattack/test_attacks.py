@@ -16,12 +16,13 @@ from rasa_moe.reattack import ATTACKS, Effort, Target
 from rasa_moe.reattack.answering import complete, response_loss
 from rasa_moe.reattack.combined import combine
 from rasa_moe.reattack.prefill import harmless_opening
+from rasa_moe.reattack.retuning import train
 from rasa_moe.reattack.silencing import strongest
 
 EFFORT = Effort(
     strengths=(0.25,), biases=(1.0, 8.0), route_trials=8, route_steps=1, route_candidates=4, search_pairs=4,
     prefixes=(2,), suffix_goals=2, suffix_tokens=4, suffix_steps=12, suffix_candidates=32,
-    retune_examples=(2, 16), retune_lr=0.1, retune_epochs=5, samples=(1, 3), family_pairs=1,
+    retune_examples=(2, 16), retune_lr=0.01, samples=(1, 3), family_pairs=1,
 )  # fmt: skip
 
 
@@ -72,7 +73,8 @@ def test_an_attack_leaves_the_model_as_it_was(name: str) -> None:
 @pytest.mark.parametrize("name", ATTACKS)
 def test_equal_seeds_give_equal_outcomes(name: str) -> None:
     first, second = (list(ATTACKS[name].run(target("routers"), EFFORT)) for _ in range(2))
-    assert [one.outcomes.tolist() for one in first] == [one.outcomes.tolist() for one in second]
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one.outcomes, other.outcomes)  # NaN equals NaN here
 
 
 def test_a_rerouted_model_falls_to_silencing_and_a_repaired_one_does_not() -> None:
@@ -123,9 +125,12 @@ def test_the_gradient_suffix_beats_random_words() -> None:
     assert found["gradient", EFFORT.suffix_steps] > found["random words", 0]
 
 
-def test_retuning_brings_the_answer_back() -> None:
-    found = rates("retuning", target("head"))
-    assert found["full fine-tuning", 16] == 1.0
+def test_retuning_trains_towards_the_harmful_answers() -> None:
+    attacked = target("head")
+    chats = [attacked.encode(pair.jailbreak, pair.jailbreak_answer) for pair in attacked.pairs]
+    before = response_loss(attacked.model, attacked.tokenizer, chats)
+    train(attacked, chats, epochs=3, lr=0.01)
+    assert response_loss(attacked.model, attacked.tokenizer, chats) < before - 0.1
 
 
 def test_more_samples_never_find_less() -> None:

@@ -99,7 +99,7 @@ def test_one_attack_alone_and_a_wrong_name(run_dir: Path, capsys: pytest.Capture
 def test_the_selection_is_doubted(run_dir: Path) -> None:
     assert call("detect-check", str(run_dir), "--quick") == 0
     found = json.loads((run_dir / "detection_checks.json").read_text())
-    # Silencing the answering expert takes the answer away; the format control selects the same expert or none.
+    # Silencing the answering expert takes the answer away.
     tests = {(line["prompts"], line["counted"]): line for line in found["causal_tests"]}
     assert tests["jailbreaks", "harmful"]["before"] == 1.0
     assert tests["jailbreaks", "harmful"]["after"] == 0.0

@@ -20,7 +20,7 @@ def command(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a run.")],
     quick: Annotated[bool, typer.Option("--quick", help="Fewer goals, random sets and resamples.")] = False,
 ) -> None:
-    """Doubt the selected experts: format, chance, stability, cause."""
+    """Doubt the selected experts: format, chance, cause."""
     from rasa_moe.cli.bars import Bars
     from rasa_moe.detect.checking import QUICK, Effort, check_detection
     from rasa_moe.files import write_json, write_text
