@@ -1,66 +1,82 @@
-"""Look at a model before any work: its routed experts, its chat template, its tokens."""
+"""Show what there is to know about a model before any work, and whether it can be repaired."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from rasa_moe.errors import ModelError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from rasa_moe.moe.examination import Finding
 
-    from rasa_moe.moe import MoeMap
-
-_QUESTION = "What is the capital of France?"
-_ANSWER = "Paris."
+_MARKS = {"fine": " ", "note": "!", "stop": "x"}
 
 
 def examine(
     name: str, *, dtype: str, device: str, trust_remote_code: bool, revision: str | None
 ) -> Iterator[tuple[str, str]]:
-    """Yield (what was looked at, what was found), one after the other.
+    """Yield (what was looked at, what was found), one after the other, without loading a weight.
 
     Raises:
-        ModelError: The model cannot be used; the sentence says why.
+        ModelError: At the end, if anything was found that stands in the way of a repair.
     """
-    from rasa_moe.moe import discover, load_model, loading_notes
+    from rasa_moe.moe.examination import examine_model
+    from rasa_moe.moe.loading import resolve
 
-    model, tokenizer = load_model(
-        name, dtype=dtype, device=device, trust_remote_code=trust_remote_code, revision=revision
+    path = resolve(name)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
+    problems: list[str] = []
+    findings = [
+        lambda: examine_model(path, dtype=dtype, device=device, **options),
+        lambda: _tokenizer_findings(path, shown=name, options=options),
+    ]
+    for look in findings:
+        for finding in look():
+            if finding.level == "stop":
+                problems.append(f"{finding.subject}: {finding.text}")
+            yield f"{_MARKS[finding.level]} {finding.subject}", finding.text
+    if problems:
+        more = f" ({len(problems) - 1} more above)" if len(problems) > 1 else ""
+        raise ModelError(f"'{name}' cannot be repaired: {problems[0]}{more}")
+
+
+def _tokenizer_findings(path: str, *, shown: str, options: dict[str, Any]) -> Iterator[Finding]:
+    from transformers import AutoConfig, GenerationConfig
+
+    from rasa_moe.data.templates import describe_template, template_notes
+    from rasa_moe.moe.examination import Finding
+    from rasa_moe.moe.loading import load_tokenizer, loading_notes
+
+    try:
+        tokenizer = load_tokenizer(path, shown=shown, options=options)
+        facts = describe_template(tokenizer)
+        config = AutoConfig.from_pretrained(path, **options).get_text_config()
+    except ModelError as error:
+        yield Finding("template", str(error), "stop")
+        return
+    except (OSError, ValueError):
+        return  # the config was found wanting already
+    kind = {"none": "no thinking", "switchable": "thinking can be switched", "always": "always thinks"}
+    yield Finding(
+        "template",
+        f"an answer leaves the tokens of its prompt as they are; {kind[facts.thinking]}; "
+        f"{facts.prompt_tokens} tokens for a short prompt, {facts.answer_tokens} for a short answer",
     )
-    moe = discover(model)
-    yield "model", _model_line(model)
-    yield "experts", moe.summary()
-    yield "routing", _routing_line(moe)
-    yield from _tokenizer_lines(tokenizer)
-    for text in loading_notes(tokenizer):
-        yield "note", text
+    yield Finding("tokens", _special_tokens(tokenizer))
+    if len(tokenizer) > int(config.vocab_size):
+        text = f"the tokenizer knows {len(tokenizer)} tokens, the model only {config.vocab_size}"
+        yield Finding("tokens", f"{text}; they do not belong together", "stop")
+    try:
+        generation = GenerationConfig.from_pretrained(path, revision=options["revision"])
+    except OSError:
+        generation = GenerationConfig.from_model_config(config)
+    stops = generation.eos_token_id
+    stop_ids = frozenset(stops if isinstance(stops, list) else [stops]) | {tokenizer.eos_token_id}
+    for text in (*template_notes(tokenizer, facts, stop_ids=stop_ids), *loading_notes(tokenizer)):
+        yield Finding("chat", text, "note")
 
 
-def _model_line(model: PreTrainedModel) -> str:
-    count = sum(parameter.numel() for parameter in model.parameters())
-    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    shown = f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
-    dtype = str(model.dtype).removeprefix("torch.")
-    kind = model.config.model_type
-    return f"{kind}, {count / 1e6:,.1f} M parameters, {shown} as {dtype} on {model.device}"
-
-
-def _routing_line(moe: MoeMap) -> str:
-    scoring = ", ".join(sorted({layer.scoring for layer in moe.layers}))
-    shared = "with" if any(layer.has_shared_experts for layer in moe.layers) else "without"
-    dense = f"dense layers {', '.join(map(str, moe.dense_layers))}" if moe.dense_layers else "no dense layers"
-    return f"top {moe.top_k} of {moe.num_experts}, {scoring} scores, {shared} shared experts, {dense}"
-
-
-def _tokenizer_lines(tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, str]]:
-    from rasa_moe.data import Message, check_template, encode_chat
-
-    check_template(tokenizer)
-    yield "template", "an answer leaves the tokens of its prompt as they are"
-    chat = encode_chat(tokenizer, (Message(role="user", content=_QUESTION),), _ANSWER)
-    answer_tokens = len(chat.input_ids) - chat.prompt_length
-    yield (
-        "tokens",
-        f"{chat.prompt_length} for a short prompt, {answer_tokens} for a short answer with its end; "
-        f"padding on the {tokenizer.padding_side} with {tokenizer.pad_token!r}",
-    )
+def _special_tokens(tokenizer: Any) -> str:
+    named = {"begin": tokenizer.bos_token, "end": tokenizer.eos_token, "padding": tokenizer.pad_token}
+    return ", ".join(f"{name} {token!r}" for name, token in named.items() if token)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rasa_moe.cli.console import quiet_loading, say
-from rasa_moe.errors import RunError
+from rasa_moe.errors import ConfigError, RunError
 
 app = typer.Typer(
     help="Save, show, apply or revert an expert patch.", no_args_is_help=True, rich_markup_mode=None
@@ -17,9 +17,16 @@ app = typer.Typer(
 PatchArgument = Annotated[
     Path, typer.Argument(metavar="PATCH", help="Folder of a patch, or directory of a run.")
 ]
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Model name or directory.")]
-DestinationArgument = Annotated[
-    Path, typer.Argument(metavar="DEST", help="New directory for the checkpoint.")
+CheckpointOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--to-checkpoint",
+        metavar="DIR",
+        help="Rewrite a copy of these files tensor by tensor; the model need not fit in memory.",
+    ),
+]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="New directory, with --to-checkpoint.")
 ]
 RevisionOption = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")]
@@ -50,16 +57,25 @@ def show(patch: PatchArgument) -> None:
 @app.command()
 def apply(
     patch: PatchArgument,
-    model: ModelArgument,
-    destination: DestinationArgument,
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="Model name or directory.", show_default=False)
+    ] = None,
+    destination: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DEST]", help="New directory for the checkpoint.", show_default=False),
+    ] = None,
+    checkpoint: CheckpointOption = None,
+    out: OutOption = None,
     revision: RevisionOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Write the checkpoint of MODEL with the patch in it; a model that is not the base is refused."""
-    write_checkpoint(
+    _exchange(
+        patch,
         model,
-        folder_of(patch),
         destination,
+        checkpoint=checkpoint,
+        out=out,
         revision=revision,
         trust_remote_code=trust_remote_code,
     )
@@ -68,20 +84,56 @@ def apply(
 @app.command()
 def revert(
     patch: PatchArgument,
-    model: ModelArgument,
-    destination: DestinationArgument,
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="Model name or directory.", show_default=False)
+    ] = None,
+    destination: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DEST]", help="New directory for the checkpoint.", show_default=False),
+    ] = None,
+    checkpoint: CheckpointOption = None,
+    out: OutOption = None,
     revision: RevisionOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Write the checkpoint of the patched MODEL with the patch taken out, bit for bit the base again."""
-    write_checkpoint(
+    _exchange(
+        patch,
         model,
-        folder_of(patch),
         destination,
+        checkpoint=checkpoint,
+        out=out,
         revision=revision,
         trust_remote_code=trust_remote_code,
         reverse=True,
     )
+
+
+def _exchange(
+    patch: Path,
+    model: str | None,
+    destination: Path | None,
+    *,
+    checkpoint: Path | None,
+    out: Path | None,
+    revision: str | None,
+    trust_remote_code: bool,
+    reverse: bool = False,
+) -> None:
+    """Take one of two ways: load the model, or rewrite the files of a checkpoint tensor by tensor."""
+    if checkpoint is not None and out is not None and model is None:
+        rewrite_files(folder_of(patch), checkpoint, out, trust_remote_code=trust_remote_code, reverse=reverse)
+    elif model is not None and destination is not None and checkpoint is None and out is None:
+        write_checkpoint(
+            model,
+            folder_of(patch),
+            destination,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            reverse=reverse,
+        )
+    else:
+        raise ConfigError("Give either MODEL and DEST, or --to-checkpoint DIR and --out DIR.")
 
 
 def folder_of(path: Path) -> Path:
@@ -106,6 +158,7 @@ def write_checkpoint(
     reverse: bool = False,
 ) -> None:
     """Load a model, put a patch in or take it out, and write an ordinary checkpoint."""
+    from rasa_moe.export.checked import check_export
     from rasa_moe.moe import load_model
     from rasa_moe.moe.patch import ExpertPatch, export_checkpoint
 
@@ -121,4 +174,26 @@ def write_checkpoint(
     else:
         patch.apply(model)
     export_checkpoint(model, tokenizer, destination)
-    say(f"Wrote the checkpoint to {destination}")
+    num_tensors = check_export(model, destination)
+    say(f"Wrote the checkpoint to {destination}; loaded back, all {num_tensors} tensors have the same bits")
+
+
+def rewrite_files(
+    patch_folder: Path, checkpoint: Path, destination: Path, *, trust_remote_code: bool, reverse: bool = False
+) -> None:
+    """Put a patch into a copy of a checkpoint's files, or take it out, without loading the model."""
+    from rasa_moe.cli.bars import Bars
+    from rasa_moe.moe.checkpoint_patch import apply_to_checkpoint
+    from rasa_moe.moe.patch import ExpertPatch
+
+    with Bars() as bars:
+        written = apply_to_checkpoint(
+            ExpertPatch.load(patch_folder),
+            checkpoint,
+            destination,
+            reverse=reverse,
+            trust_remote_code=trust_remote_code,
+            progress=bars,
+        )
+    rounded = f"; {written.num_rounded:,} values were rounded to its type" if written.num_rounded else ""
+    say(f"Wrote {destination}: {len(written.tensors)} tensors changed{rounded}")

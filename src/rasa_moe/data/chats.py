@@ -17,7 +17,9 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
+from rasa_moe.data.clock import clock_options
 from rasa_moe.data.rows import Message
+from rasa_moe.data.thinking import is_thinking, with_prompted_thoughts
 from rasa_moe.errors import DataError, ModelError
 
 IGNORED_LABEL = -100
@@ -99,7 +101,10 @@ def check_template(tokenizer: Any) -> None:
 
 
 def render(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-    """Write a conversation as the model's own template does, with thinking switched off where it can be.
+    """Write a conversation as the model's own template does.
+
+    Thinking is off where it can be, unless `set_thinking` switched it on. A date that a template writes is
+    always the same.
 
     Raises:
         ModelError: The template refuses the conversation (some know no system turn, some demand that turns
@@ -110,7 +115,9 @@ def render(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt
             [dict(message) for message in messages],
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
-            enable_thinking=False,
+            enable_thinking=is_thinking(tokenizer),
+            thinking=is_thinking(tokenizer),  # what DeepSeek's templates call it
+            **clock_options(tokenizer.chat_template),
         )
     except Exception as error:  # templates are programs from elsewhere and raise whatever they like
         roles = ", ".join(message["role"] for message in messages)
@@ -149,7 +156,7 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message], answer: str | None 
 def _response_text(tokenizer: Any, messages: Sequence[Message], *, prompt: str, answer: str) -> str:
     """Return what the model has to write: the answer as the template puts it, and the end of the turn."""
     turns = (*messages, Message(role="assistant", content=answer))
-    whole = render(tokenizer, turns, add_generation_prompt=False)
+    whole = with_prompted_thoughts(render(tokenizer, turns, add_generation_prompt=False), prompt=prompt)
     if not whole.startswith(prompt):
         raise ModelError(
             f"the chat template of {_name_of(tokenizer)} writes a prompt differently once an answer follows; "

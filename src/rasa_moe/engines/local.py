@@ -10,7 +10,11 @@ import torch
 
 from rasa_moe.data.chats import collate, encode_chat, length_bucketed
 from rasa_moe.data.rows import Message
+from rasa_moe.data.thinking import decode_told, opened_thinking
 from rasa_moe.progress import Progress, no_progress
+
+# A thinking tag and the layout after it are never longer.
+_OPENING_TOKENS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,14 +22,16 @@ class Answer:
     """Hold what a model said.
 
     Attributes:
-        text: The answer without special tokens, stripped.
+        text: What was told to the user, without special tokens and thoughts, stripped.
         is_truncated: The answer hit the limit of new tokens before it ended.
         num_tokens: Generated tokens, the end-of-turn token included.
+        thinking: What the model thought before it answered.
     """
 
     text: str
     is_truncated: bool
     num_tokens: int
+    thinking: str = ""
 
 
 def generate(
@@ -70,7 +76,10 @@ def generate(
             )
         stops = stop_tokens(model, tokenizer)
         for index, row in zip(indices, output[:, batch.input_ids.shape[1] :].tolist(), strict=True):
-            answers[index] = answer_of(tokenizer, row, stops=stops)
+            prompt_end = tokenizer.decode(prompts[index].input_ids[-_OPENING_TOKENS:])
+            answers[index] = answer_of(
+                tokenizer, row, stops=stops, is_opened=opened_thinking(prompt_end) is not None
+            )
         done += len(indices)
         progress(label, done, len(prompts))
     return [answer for answer in answers if answer is not None]
@@ -83,12 +92,19 @@ def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)
 
 
-def answer_of(tokenizer: Any, generated: list[int], *, stops: frozenset[int]) -> Answer:
-    """Turn generated token ids into an answer, cut at the first token of `stops`."""
+def answer_of(
+    tokenizer: Any, generated: list[int], *, stops: frozenset[int], is_opened: bool = False
+) -> Answer:
+    """Turn generated token ids into an answer, cut at the first token of `stops`.
+
+    `is_opened`: whether the prompt ended in an open thinking block, so that the answer begins with thoughts.
+    """
     length = next((place for place, token in enumerate(generated) if token in stops), None)
     kept = generated if length is None else generated[:length]
+    parted = decode_told(tokenizer, kept, is_opened=is_opened)
     return Answer(
-        text=tokenizer.decode(kept, skip_special_tokens=True).strip(),
+        text=parted.text,
         is_truncated=length is None,
         num_tokens=len(kept) + (length is not None),
+        thinking=parted.thinking,
     )

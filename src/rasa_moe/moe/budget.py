@@ -59,7 +59,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Speed:
-    """Hold what was measured on a device: operations and bytes per second, and its free bytes (None: unknown)."""
+    """Hold operations and bytes per second of a device, and its free bytes (None where unknown)."""
 
     flops: float
     bandwidth: float

@@ -1,25 +1,27 @@
 """Read what a checkpoint holds from the headers of its files, without reading a weight.
 
-Which stored tensors make which parameter is transformers' own knowledge (experts are one tensor each on disk and
-one tensor together in memory); it is asked, not repeated here.
+Which stored tensors make which parameter is transformers' own knowledge (experts are one tensor each on the
+disk and one tensor together in memory); it is asked, not repeated here.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from rasa_moe.errors import ModelError
+from rasa_moe.moe.families import refuse_unsupported
 
 _SUFFIX = ".safetensors"
 # Far above any real header; a damaged file must not make us read gigabytes as text.
@@ -59,8 +61,8 @@ class StoredTensor:
         """
         if self.dtype not in DTYPES:
             raise ModelError(
-                f"{self.file} holds tensors of type {self.dtype}; only {', '.join(DTYPES)} can be changed, so "
-                "use a checkpoint that is not quantised."
+                f"{self.file} holds tensors of type {self.dtype}; only {', '.join(DTYPES)} can be changed, "
+                "so use a checkpoint that is not quantised."
             )
         with open(self.file, "rb") as file:
             file.seek(self.start)
@@ -104,7 +106,7 @@ class Checkpoint:
             names = sorted(file.name for file in directory.glob(f"*{_SUFFIX}"))
         if not names:
             raise ModelError(
-                f"{directory} holds no safetensors weights; convert the checkpoint with save_pretrained first."
+                f"{directory} holds no safetensors weights; convert the checkpoint with save_pretrained."
             )
         tensors: dict[str, StoredTensor] = {}
         for name in names:
@@ -137,6 +139,8 @@ def _header(file: Path) -> dict[str, StoredTensor]:
             if length > min(_LARGEST_HEADER, size):
                 raise ValueError("its header is longer than the file")
             header: dict[str, Any] = json.loads(opened.read(length))
+        if not isinstance(header, dict):
+            raise ValueError("its header is no table")
         begin = _LENGTH.size + length
         tensors = {
             name: StoredTensor(
@@ -168,6 +172,9 @@ def empty_model(
     """
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     try:
+        # Families of other libraries may have a config that cannot be built; their name is enough.
+        raw, _ = PreTrainedConfig.get_config_dict(path, revision=revision)
+        refuse_unsupported(str(raw.get("model_type", "")))
         config = AutoConfig.from_pretrained(path, revision=revision, **options)
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config, **options)
@@ -188,14 +195,16 @@ class Sources:
         of: Parameter or buffer name -> stored names, in natural order.
         missing: Parameters that no stored tensor makes, and that are not tied to one that is.
         unexpected: Stored names that make no parameter; transformers leaves them out.
+        mismatched: Parameters whose stored tensors hold more or fewer values than the model has.
     """
 
     of: Mapping[str, tuple[str, ...]]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
+    mismatched: tuple[str, ...]
 
 
-def sources_of(model: PreTrainedModel, stored: Iterable[str]) -> Sources:
+def sources_of(model: PreTrainedModel, stored: Mapping[str, StoredTensor]) -> Sources:
     """Match stored names with the parameters of a model as `from_pretrained` would."""
     transforms = get_model_conversion_mapping(model)
     renamings = [entry for entry in transforms if isinstance(entry, WeightRenaming)]
@@ -219,6 +228,22 @@ def sources_of(model: PreTrainedModel, stored: Iterable[str]) -> Sources:
         of={name: tuple(sources) for name, sources in made.items()},
         missing=tuple(missing),
         unexpected=tuple(unexpected),
+        mismatched=_mismatched(made, stored, known),
+    )
+
+
+def _mismatched(
+    made: Mapping[str, list[str]], stored: Mapping[str, StoredTensor], known: Mapping[str, Tensor]
+) -> tuple[str, ...]:
+    """Compare numbers of values: loading only moves values around, whatever it stacks or cuts."""
+    together: dict[tuple[str, ...], list[str]] = {}
+    for target, sources in made.items():
+        together.setdefault(tuple(sources), []).append(target)
+    return tuple(
+        targets[0]
+        for sources, targets in together.items()
+        if sum(math.prod(stored[name].shape) for name in sources)
+        != sum(known[target].numel() for target in targets if target in known)
     )
 
 

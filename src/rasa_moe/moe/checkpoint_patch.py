@@ -1,7 +1,7 @@
 """Put an expert patch into a checkpoint on the disk, one tensor at a time, for models larger than memory.
 
-The files are copied, and only the bytes of touched tensors are overwritten: everything else keeps its bytes by
-construction. One fused tensor of one layer is in memory at a time.
+The files are copied, and only the bytes of touched tensors are overwritten: everything else keeps its bytes
+by construction. One fused tensor of one layer is in memory at a time.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from rasa_moe.moe.directories import finished_directory
 from rasa_moe.moe.fingerprints import sha256_tensor, write_rows
 from rasa_moe.moe.patch import ExpertPatch
 from rasa_moe.progress import Progress, no_progress
+
+_INSTEAD = "apply the patch to the loaded model instead (patch apply without --to-checkpoint)"
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,7 @@ class _Writer:
             place = self.stored.tensors[part]
             if part not in parts or values.shape != place.shape:
                 raise ModelError(
-                    f"'{name}' cannot be taken apart into the tensors it was stored as; apply the patch to the "
-                    "loaded model instead (patch apply without --to-checkpoint)."
+                    f"'{name}' cannot be taken apart into the tensors it was stored as; {_INSTEAD}."
                 )
             if not torch.equal(values.view(torch.uint8), parts[part].view(torch.uint8)):
                 place.write(self.directory / place.file.name, values)
@@ -142,9 +143,7 @@ class _Writer:
         finally:
             self._put(name, empty)
         if whole.is_meta or whole.shape != empty.shape:
-            raise ModelError(
-                f"'{name}' cannot be put together from {', '.join(names[:3])}; apply the patch to the loaded model."
-            )
+            raise ModelError(f"'{name}' cannot be put together from {', '.join(names[:3])}; {_INSTEAD}.")
         return whole, parts
 
     def _taken_apart(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
@@ -152,8 +151,8 @@ class _Writer:
         saved: dict[str, Tensor] = revert_weight_conversion(self.model, {name: tensor})
         if not saved.keys() <= self.stored.tensors.keys():
             raise ModelError(
-                f"'{name}' would be saved as {next(iter(saved))}, which {self.stored.directory} does not hold; "
-                "apply the patch to the loaded model instead (patch apply without --to-checkpoint)."
+                f"'{name}' would be saved as {next(iter(saved))}, which {self.stored.directory} lacks; "
+                f"{_INSTEAD}."
             )
         return {part: values.contiguous() for part, values in saved.items()}
 

@@ -114,13 +114,17 @@ def _checkpoint(model: PreTrainedModel, path: str, *, revision: str | None) -> I
         return
     found = sources_of(model, stored.tensors)
     types = sorted({tensor.dtype for tensor in stored.tensors.values()})
-    if set(types).isdisjoint(DTYPES):
+    if types and set(types).isdisjoint(DTYPES):
         yield Finding("weights", f"they are stored as {', '.join(types)}, which cannot be trained", "stop")
     if found.missing:
         shown = (
             f"{len(found.missing)} of the model's tensors are not in the checkpoint ({found.missing[0]}...)"
         )
         yield Finding("weights", f"{shown}; get the whole checkpoint", "stop")
+        return
+    if found.mismatched:
+        shown = f"{len(found.mismatched)} of the model's tensors have another size in the checkpoint"
+        yield Finding("weights", f"{shown} ({found.mismatched[0]}...); its config is another model's", "stop")
         return
     text = (
         f"{len(stored.tensors)} tensors, {_bytes(stored.num_bytes)} as {', '.join(types)}, make all of them"

@@ -44,7 +44,7 @@ def load_model(
     Raises:
         ModelError: The model is missing, dense, of a refused family, or its tokenizer has no chat template.
     """
-    path = _resolve(str(name_or_path))
+    path = resolve(str(name_or_path))
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
     try:
         config = AutoConfig.from_pretrained(path, **options)
@@ -60,7 +60,7 @@ def load_model(
             f"The model '{name_or_path}' is dense (type '{text_config.model_type}'); "
             "choose a mixture-of-experts model."
         )
-    tokenizer = _load_tokenizer(path, shown=str(name_or_path), options=options)
+    tokenizer = load_tokenizer(path, shown=str(name_or_path), options=options)
     options["dtype"] = _DTYPES.get(str(dtype), dtype)
     model = _load_weights(path, shown=str(name_or_path), options=options).to(_device(device)).eval()
     discover(model)
@@ -74,7 +74,7 @@ def loading_notes(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     return ()
 
 
-def _resolve(name: str) -> str:
+def resolve(name: str) -> str:
     """Return the directory of a packaged model, or the name unchanged."""
     if not name.startswith(_TESTBED_PREFIX):
         return name
@@ -83,8 +83,17 @@ def _resolve(name: str) -> str:
     return str(model_path(name.removeprefix(_TESTBED_PREFIX)))
 
 
-def _load_tokenizer(path: str, *, shown: str, options: dict[str, Any]) -> PreTrainedTokenizerBase:
-    """Load a tokenizer with a chat template, left padding and some padding token."""
+def load_tokenizer(path: str, *, shown: str, options: dict[str, Any]) -> PreTrainedTokenizerBase:
+    """Load a tokenizer with a chat template, left padding and some padding token.
+
+    Args:
+        path: What `resolve` returned.
+        shown: The name to use in errors.
+        options: `trust_remote_code` and `revision`.
+
+    Raises:
+        ModelError: It cannot be read, or has no chat template or no usable special token.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", **options)
     except (OSError, ValueError) as error:
@@ -94,7 +103,14 @@ def _load_tokenizer(path: str, *, shown: str, options: dict[str, Any]) -> PreTra
             f"The tokenizer of '{shown}' has no chat template; choose an instruction-tuned model."
         )
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        # Masks come from lengths, so any known token can fill the padding.
+        filler = tokenizer.eos_token or tokenizer.bos_token or tokenizer.unk_token
+        if filler is None:
+            raise ModelError(
+                f"The tokenizer of '{shown}' names no padding, end, beginning or unknown token; "
+                "name one of them in its tokenizer_config.json."
+            )
+        tokenizer.pad_token = filler
     for note in loading_notes(tokenizer):
         logger.info(note)
     return tokenizer

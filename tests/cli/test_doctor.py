@@ -1,0 +1,150 @@
+"""Doctor reads configs and headers only, tells all that is wrong, and fails when nothing can be done."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM, Qwen3MoeConfig
+
+from invariants.test_loading import saved, tokenizer
+from models import FAMILIES
+from rasa_moe.cli import main
+from rasa_moe.moe import discover
+from rasa_moe.moe.budget import Size, Speed, needs, size_of
+from rasa_moe.moe.checkpoint import empty_model
+
+
+def doctor(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as caught:
+        main(["doctor", *arguments])
+    shown = capsys.readouterr()
+    assert isinstance(caught.value.code, int)
+    return caught.value.code, shown.out, shown.err
+
+
+@pytest.fixture
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise AssertionError("doctor must not load weights")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", refuse)
+
+
+def test_a_good_model_is_told_in_full(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], no_weights: None
+) -> None:
+    code, out, err = doctor(capsys, str(saved(tmp_path / "model", pad_token="<s>")))
+    assert code == 0, err
+    for line in (
+        "Routed experts: 2 layers x 8 = 16 matched (expected 16)",
+        "top 2 of 8, softmax scores, without shared experts, no dense layers",
+        "69 tensors",
+        "can be repaired",
+        "measured for a moment",
+    ):
+        assert line in out
+    for stage in ("collect", "repair", "routers", "evaluate"):
+        assert f"\n  {stage}" in out
+
+
+def test_a_published_size_is_examined_in_seconds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], no_weights: None
+) -> None:
+    config = Qwen3MoeConfig(
+        num_hidden_layers=48, num_experts=128, num_experts_per_tok=8, head_dim=128, vocab_size=151936
+    )
+    config.architectures = ["Qwen3MoeForCausalLM"]
+    config.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    start = time.process_time()
+    code, out, err = doctor(capsys, str(tmp_path))
+    assert time.process_time() - start < 6
+    assert "48 layers x 128 = 6144 matched (expected 6144)" in out
+    assert "30.5 G parameters" in out
+    assert "set dtype: bfloat16" in out or "use a larger machine" in out
+    assert code == 2
+    assert "of the model's tensors are not in the checkpoint" in err
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised (gptq)"),
+        ({"model_type": "dbrx"}, "'dbrx' are not supported: its experts are one tensor"),
+        ({"num_experts": 9}, "have another size in the checkpoint"),
+        ({"vocab_size": 20}, "do not belong together"),
+    ],
+)
+def test_what_stands_in_the_way_is_said_and_ends_in_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, object], sentence: str
+) -> None:
+    folder = saved(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **change}))
+    code, out, err = doctor(capsys, str(folder))
+    assert code == 2
+    assert sentence in out
+    assert "cannot be repaired" in err
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda folder: (folder / "model.safetensors").unlink(), "holds no safetensors files"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 40), "missing or damaged"),
+        (lambda folder: (folder / "config.json").write_text("{}"), "No model can be built"),
+        (
+            lambda folder: (folder / "chat_template.jinja").write_text("{{ raise_exception('no') }}"),
+            "refuses",
+        ),
+    ],
+)
+def test_damage_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: object, sentence: str
+) -> None:
+    folder = saved(tmp_path / "model")
+    damage(folder)  # type: ignore[operator]
+    code, out, err = doctor(capsys, str(folder))
+    assert code == 2
+    assert sentence in out
+    assert "cannot be repaired" in err
+
+
+def test_estimates_follow_from_the_sizes() -> None:
+    size = Size(
+        num_parameters=1_000_000,
+        num_routed=800_000,
+        num_router=1_000,
+        num_active=300_000,
+        itemsize=2,
+        activation_bytes=100,
+        cache_bytes=10,
+    )
+    speed = Speed(flops=1e9, bandwidth=1e9, free_bytes=None)
+    stages = {need.stage: need for need in needs(size, speed)}
+    # 32 sequences of 384 tokens
+    assert stages["collect"].peak_bytes == 2_000_000 + 12_288 * 10
+    assert stages["repair"].peak_bytes == 2_000_000 + 100_000 * 16 + 12_288 * 100
+    assert stages["routers"].peak_bytes == 2_000_000 + 1_000 * 16 + 12_288 * 100
+    # 3 x 200 x 3 sequences of 384 tokens, forward and backward, two operations a value
+    assert stages["repair"].seconds == pytest.approx(1800 * 384 * 3 * 2 * 300_000 / 1e9)
+    # 800 prompts of 256 tokens; 25 batches of 128 steps, each bound by arithmetic here
+    reading, step = 800 * 256 * 6e5 / 1e9, 32 * 6e5 / 1e9
+    assert stages["collect"].seconds == pytest.approx(reading + 25 * 128 * step)
+
+
+def test_sizes_are_counted_from_the_model(tmp_path: Path) -> None:
+    import torch
+
+    model = FAMILIES["olmoe"]()
+    model.save_pretrained(tmp_path)
+    size = size_of(discover(empty_model(tmp_path)), torch.bfloat16)
+    routed = 2 * 8 * (2 * 16 * 32 + 32 * 16)
+    assert size.num_parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert (size.num_routed, size.num_router) == (routed, 2 * 8 * 32)
+    assert size.num_active == size.num_parameters - 64 * 32 - routed * 6 // 8
+    assert size.weight_bytes == 2 * size.num_parameters
