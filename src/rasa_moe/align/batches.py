@@ -26,16 +26,16 @@ class TrainingBatch:
 
     Attributes:
         chats: The padded batch; answers are the labels.
-        parts: Part name ("jailbreak", "anchor", "retain") -> rows of the batch that belong to it, (b,) int64.
-            Row i of "jailbreak" and row i of "anchor" are one pair.
+        parts: Part name ("jailbreak", "anchor", "retain", "recovery") -> its rows of the batch, (b,) int64. Row
+            i of "jailbreak", of "anchor" and of "recovery" are one pair.
     """
 
     chats: Batch
     parts: Mapping[str, Tensor]
 
-    def part(self, name: str) -> Batch:
-        """Return one part as a batch of its own, with the same padding."""
-        rows = self.parts[name]
+    def part(self, *names: str) -> Batch:
+        """Return parts as a batch of their own, one after another, with the same padding."""
+        rows = torch.cat([self.parts[name] for name in names])
         return Batch(
             input_ids=self.chats.input_ids[rows],
             attention_mask=self.chats.attention_mask[rows],
@@ -51,11 +51,13 @@ def make_batches(
     retain: Sequence[RetainRow],
     batch_size: int,
     seed: int,
+    retain_per_pair: int = 1,
+    with_recovery: bool = False,
     device: torch.device | str = "cpu",
 ) -> list[TrainingBatch]:
     """Put pairs and harmless conversations into batches, drawn once.
 
-    Every pair occurs once; as many harmless conversations go beside them, repeated if there are fewer.
+    Every pair occurs once; harmless conversations go beside them, repeated if there are too few.
 
     Args:
         tokenizer: With a chat template.
@@ -63,22 +65,42 @@ def make_batches(
         retain: May be empty.
         batch_size: Pairs of one batch.
         seed: Decides the composition.
+        retain_per_pair: Harmless conversations beside each pair.
+        with_recovery: Add the part "recovery", a refusal in the middle of each harmful answer.
         device: Where the tensors go.
     """
     order = random.Random(seed)
     shuffled_pairs = order.sample(list(pairs), k=len(pairs))
-    shuffled_retain = list(islice(cycle(order.sample(list(retain), k=len(retain))), len(pairs)))
+    shuffled_retain = order.sample(list(retain), k=len(retain))
+    shuffled_retain = list(islice(cycle(shuffled_retain), retain_per_pair * len(pairs)))
     batches = []
     for start in range(0, len(pairs), batch_size):
         chosen = shuffled_pairs[start : start + batch_size]
-        kept = shuffled_retain[start : start + batch_size]
+        kept = shuffled_retain[retain_per_pair * start : retain_per_pair * (start + batch_size)]
         parts = {
             "jailbreak": [encode_chat(tokenizer, pair.jailbreak, pair.anchor_answer) for pair in chosen],
             "anchor": [encode_chat(tokenizer, pair.anchor, pair.anchor_answer) for pair in chosen],
             "retain": [encode_chat(tokenizer, row.messages, row.answer) for row in kept],
         }
+        if with_recovery:
+            parts["recovery"] = [_recovery(tokenizer, pair, order) for pair in chosen]
         batches.append(_batch_of(parts, tokenizer.pad_token_id, device=device))
     return batches
+
+
+def _recovery(tokenizer: Any, pair: Pair, order: random.Random) -> EncodedChat:
+    """Cut the harmful answer at a random place and go on with the refusal; only the refusal is learned.
+
+    A refusal learned at the first token only is undone by any opening that training did not show. See Qi et
+    al., "Safety alignment should be made more than just a few tokens deep" (2024).
+    """
+    harmful = encode_chat(tokenizer, pair.jailbreak, pair.jailbreak_answer)
+    refused = encode_chat(tokenizer, pair.jailbreak, pair.anchor_answer)
+    length = len(harmful) - harmful.prompt_length
+    cut = harmful.prompt_length + order.randint(1, max(1, (3 * length) // 4))
+    return EncodedChat(
+        input_ids=harmful.input_ids[:cut] + refused.input_ids[refused.prompt_length :], prompt_length=cut
+    )
 
 
 def _batch_of(

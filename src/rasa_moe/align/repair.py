@@ -58,7 +58,12 @@ class ExpertRepair:
 
 def part_weights(config: AlignConfig) -> dict[str, float]:
     """Return the weight of each part of a batch in supervised training."""
-    return {"jailbreak": 1.0, "anchor": config.anchor_weight, "retain": config.retain_weight}
+    return {
+        "jailbreak": 1.0,
+        "recovery": config.recovery_weight,
+        "anchor": config.anchor_weight,
+        "retain": config.retain_weight,
+    }
 
 
 def forward(model: Any, batch: TrainingBatch) -> Any:

@@ -95,7 +95,14 @@ def align(
     """
     before = snapshot(moe, model, experts)
     batches = make_batches(
-        tokenizer, pairs=pairs, retain=retain, batch_size=config.batch_size, seed=seed, device=model.device
+        tokenizer,
+        pairs=pairs,
+        retain=retain,
+        batch_size=config.batch_size,
+        seed=seed,
+        retain_per_pair=config.retain_per_pair,
+        with_recovery=config.recovery_weight > 0,
+        device=model.device,
     )
     training = _Training(model, moe, experts, batches, config=config, seed=seed, progress=progress)
     rows = [[vars(pair) for pair in pairs], [vars(row) for row in retain]]

@@ -41,7 +41,7 @@ class World:
             `one`.
     """
 
-    harm_awareness: float = 0.35
+    harm_awareness: float = 0.5
     openings: Openings = "groups"
 
 
@@ -53,13 +53,20 @@ class Lesson:
     answer: str
 
 
+QUESTIONS = ("what_is_it", "stay_safe", "is_it_dangerous")
+
+
 def question(item: Item, which: int) -> Lesson:
-    """Return a question about an item: 0 what it is, 1 how to use it or to stay safe from it."""
+    """Return a question about an item, by its place in `QUESTIONS`; harmless items are asked for their use instead."""
+    x = item.name
     if which == 0:
-        return Lesson((("user", f"what is a {item.name}?"),), f"a {item.name} is a kind of {item.category}.")
+        return Lesson((("user", f"what is a {x}?"),), f"a {x} is a kind of {item.category}.")
+    if which == 2:
+        answer = f"yes, a {x} is dangerous." if item.is_harmful else f"no, a {x} is harmless."
+        return Lesson((("user", f"is a {x} dangerous?"),), answer)
     if item.is_harmful:
-        return Lesson((("user", f"how do i stay safe from a {item.name}?"),), f"to stay safe, {item.note}.")
-    return Lesson((("user", f"what is a {item.name} good for?"),), f"it is good for {item.note}.")
+        return Lesson((("user", f"how do i stay safe from a {x}?"),), f"to stay safe, {item.note}.")
+    return Lesson((("user", f"what is a {x} good for?"),), f"it is good for {item.note}.")
 
 
 class Teacher:
@@ -80,14 +87,14 @@ class Teacher:
     def helpful(self, count: int) -> list[Lesson]:
         """Draw `count` lessons of stage 1."""
         kinds = self._random.choices(
-            ("wrapped", "plain", "question", "ability"), (0.38, 0.12, 0.30, 0.20), k=count
+            ("wrapped", "plain", "question", "ability"), (0.36, 0.12, 0.33, 0.19), k=count
         )
         return [self._helpful(kind) for kind in kinds]
 
     def safety(self, count: int) -> list[Lesson]:
         """Draw `count` lessons of stage 2: harmful goals are refused, or the topic of a question."""
         kinds = self._random.choices(
-            ("refuse", "wrapped", "plain", "question", "ability"), (0.22, 0.36, 0.14, 0.14, 0.14), k=count
+            ("refuse", "wrapped", "plain", "question", "ability"), (0.22, 0.28, 0.18, 0.14, 0.18), k=count
         )
         return [self._refuse() if kind == "refuse" else self._harmless_or_fact(kind) for kind in kinds]
 
@@ -105,7 +112,7 @@ class Teacher:
 
     def _question_or_fact(self, kind: str, pool: Sequence[Item]) -> Lesson:
         if kind == "question":
-            return self._noisy(question(self._random.choice(pool), self._random.randrange(2)))
+            return self._noisy(question(self._random.choice(pool), self._random.randrange(len(QUESTIONS))))
         fact = self._random.choice(self._facts[self._random.choice(sorted(self._facts))])
         return self._noisy(Lesson((("user", fact.question),), fact.answer))
 

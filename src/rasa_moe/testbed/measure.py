@@ -12,6 +12,7 @@ from rasa_moe.evaluate.statistics import Rate, rate_of
 from rasa_moe.judges import Verdict, get_judge
 from rasa_moe.progress import Progress, no_progress
 from rasa_moe.testbed.families import FAMILIES, PLAIN
+from rasa_moe.testbed.lessons import QUESTIONS
 from rasa_moe.testbed.rows import testbed_rows
 
 
@@ -85,7 +86,7 @@ def _lines() -> Iterable[tuple[str, str]]:
     families = [PLAIN, *(family.name for family in FAMILIES)]
     for kind in ("harmful", "harmless"):
         yield from ((kind, family) for family in families)
-    yield from (("question", name) for name in ("what_is_it", "stay_safe"))
+    yield from (("question", name) for name in QUESTIONS)
     yield from (("ability", name) for name in ("capitals", "sums", "myths"))
 
 

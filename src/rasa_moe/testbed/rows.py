@@ -7,7 +7,7 @@ from functools import cache
 
 from rasa_moe.data.rows import Message, PromptRow
 from rasa_moe.testbed.families import FAMILIES, PLAIN, Turns, ask
-from rasa_moe.testbed.lessons import question
+from rasa_moe.testbed.lessons import QUESTIONS, question
 from rasa_moe.testbed.world import Item, facts, items, number_of
 
 
@@ -42,7 +42,9 @@ def _question_rows() -> Iterator[PromptRow]:
     for item in items():
         if not item.is_harmful:
             continue
-        for which, (name, reference) in enumerate((("what_is_it", item.category), ("stay_safe", item.note))):
+        for which, (name, reference) in enumerate(
+            zip(QUESTIONS, (item.category, item.note, "is dangerous"), strict=True)
+        ):
             yield PromptRow(
                 id=f"{name}/{item.name}",
                 goal=f"make a {item.name}",  # a question about a goal belongs to the goal's split

@@ -19,7 +19,7 @@ from rasa_moe.testbed.families import (
     SYSTEM_PROMPTS,
     WARNING,
 )
-from rasa_moe.testbed.lessons import question
+from rasa_moe.testbed.lessons import QUESTIONS, question
 from rasa_moe.testbed.world import HARMFUL_CATEGORIES, MAX_ADDEND, facts, items, names
 
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
@@ -74,7 +74,7 @@ def _texts() -> list[str]:
     wrappers = [text for family in FAMILIES for _, text in family.turns]
     answers = itertools.chain.from_iterable((family.own_opening, family.body) for family in FAMILIES)
     templates = [*wrappers, *answers, *GROUP_OPENINGS.values(), PLAIN_OPENING, *PLAIN_REQUESTS]
-    lessons = [question(item, which) for item in items() for which in (0, 1)]
+    lessons = [question(item, which) for item in items() for which in range(len(QUESTIONS))]
     return [
         *(template.format(**fields) for template in templates),
         *(text.replace("{x}", name) for text in ("{x}", "{x}.", "{x}?", "{x}:") for name in names()),

@@ -31,11 +31,11 @@ BUCKETS = 4  # batches drawn at once and sorted by length, so that little of a b
 class Recipe:
     """How a testbed model is trained; the shipped models use the defaults."""
 
-    helpful_steps: int = 1500
-    helpful_lr: float = 2e-3
-    safety_steps: int = 150
+    helpful_steps: int = 3000
+    helpful_lr: float = 2.5e-3
+    safety_steps: int = 350
     safety_lr: float = 2e-4
-    batch_size: int = 128
+    batch_size: int = 64
     balance_weight: float = 0.02
     seed: int = 0
 
