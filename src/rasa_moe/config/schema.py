@@ -42,7 +42,18 @@ class DataConfig(Section):
 
     source: Text = Field(
         "testbed",
-        description="'testbed' for the built-in prompts, or the path of a JSONL file with one prompt a line.",
+        description="'testbed' for the built-in prompts; a JSONL, CSV, JSON or Parquet file; a data set of "
+        "the hub as hf:owner/name@revision#split; a public set by name; or several, joined by ' + '.",
+    )
+    columns: Names = Field(
+        (), description="Which column of the source holds what, such as [goal=Behavior]; empty to guess."
+    )
+    kind: Literal["harmful", "harmless", "question", "ability"] = Field(
+        "harmful", description="What the prompts are where the source does not say so itself."
+    )
+    limit: Count | None = Field(None, description="Most rows taken from one source; null for all of them.")
+    attacks: Names = Field(
+        (), description="Attacks that the run puts around plain goals itself; see rasa-moe attack --list."
     )
     judge: Text = Field(
         "auto",
@@ -125,11 +136,20 @@ class AlignConfig(Section):
     retain_weight: NotNegative = Field(
         1.0, description="Weight of the harmless conversations in repair; 0 is the paper's form."
     )
+    retain_per_pair: Count = Field(2, description="Harmless conversations beside each pair of a batch.")
     anchor_weight: NotNegative = Field(
         1.0, description="Weight of the plain requests' refusals in repair; 0 is the paper's form."
     )
+    recovery_weight: NotNegative = Field(
+        1.0,
+        description="Weight of refusing in the middle of a harmful answer; 0 is the paper's form.",
+    )
     kl: Literal["forward", "reverse", "symmetric"] = Field(
         "forward", description="Divergence from the anchors' routing: forward is KL(anchor || jailbreak)."
+    )
+    router_retain_weight: NotNegative = Field(
+        1.0,
+        description="Weight of keeping the routing of plain and harmless requests; 0 is the paper's form.",
     )
     router_span: Literal["response", "prompt", "both", "last_prompt", "deciding"] = Field(
         "response", description="Tokens whose routing is made consistent; named as in detect.span."
@@ -263,6 +283,36 @@ class AuditConfig(Section):
     )
 
 
+class EndpointConfig(Section):
+    """Name a model on a server that speaks OpenAI's chat protocol (vLLM, SGLang, transformers serve, ...)."""
+
+    url: str = Field("", description="Base address, such as http://localhost:8000/v1; empty for no server.")
+    model: str = Field("", description="Name of the model on that server.")
+    api_key_env: str = Field(
+        "", description="Environment variable that holds the access key; empty if the server needs none."
+    )
+    max_tokens: Count = Field(512, description="Longest reply, in tokens, where a stage does not say.")
+    temperature: NotNegative = Field(0.0, description="0 repeats the likeliest reply.")
+    concurrency: Count = Field(8, description="Requests under way at the same time.")
+    requests_per_minute: Positive | None = Field(None, description="Rate limit; null for none.")
+    timeout_seconds: Positive = Field(120.0, description="Time allowed for one reply.")
+    retries: CountOrZero = Field(5, description="Further tries after a failure, with growing pauses.")
+
+
+class EngineConfig(Section):
+    """Say which servers are asked; an empty url keeps the work in this process."""
+
+    generation: EndpointConfig = Field(
+        EndpointConfig(), description="Serves the model under test, for answers without training."
+    )
+    attacker: EndpointConfig = Field(
+        EndpointConfig(), description="Writes attacks, for those that a model writes."
+    )
+    judge: EndpointConfig = Field(
+        EndpointConfig(), description="Judges answers, for judges that ask a model."
+    )
+
+
 class Config(Section):
     """Everything that decides the outcome of a run."""
 
@@ -302,3 +352,4 @@ class Config(Section):
         EvaluateConfig(), description="Attack success, over-refusal and ability."
     )
     audit: AuditConfig = Field(AuditConfig(), description="Counterfactual swaps of routers and experts.")
+    engine: EngineConfig = Field(EngineConfig(), description="Servers that answer, attack or judge.")
