@@ -1,0 +1,94 @@
+"""How long the cells will take: said before the first of them, from measured seconds and this machine's speed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rasa_moe.config import Config
+from rasa_moe.data.source import load_source
+from rasa_moe.reproduce.cells import Cell
+from rasa_moe.reproduce.protocol import BASE, METHODS
+
+# Measured with one thread on the built-in models; `_PROBE_SECONDS` is what `probe` took on the same machine.
+_STEP_SECONDS = 0.22
+_PROMPT_SECONDS = 0.004
+_CELL_SECONDS = 0.5
+_PROBE_SECONDS = 0.055
+# Work of one optimiser step relative to a supervised one: both forwards of rerouting, replay's bookkeeping, ...
+_EFFORT = {"rerouting": 1.6, "rasa_replay": 1.1, "router_kl": 1.1, "lora": 1.2}
+_PAIRS_WON = 0.9
+
+
+def probe() -> float:
+    """Return the seconds of a fixed piece of single-threaded arithmetic, the best of five."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    matrix = torch.ones(384, 384)
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        for _ in range(12):
+            matrix = (matrix @ matrix).clamp(max=1.0)
+        seconds.append(time.perf_counter() - started)
+    torch.set_num_threads(threads)
+    return min(seconds)
+
+
+def estimated_seconds(cells: Sequence[Cell], *, workers: int, slowness: float) -> float:
+    """Estimate how long cells take together.
+
+    Args:
+        cells: What is still to do.
+        workers: Processes that share them.
+        slowness: Seconds of `probe` here over those where the constants were measured.
+    """
+    return slowness * sum(map(cell_seconds, cells)) / workers
+
+
+def slowness() -> float:
+    """Return how many times slower this machine is than the one of the constants; above 1 is slower."""
+    return probe() / _PROBE_SECONDS
+
+
+def cell_seconds(cell: Cell) -> float:
+    """Estimate one cell on the machine of the constants."""
+    return _CELL_SECONDS + _STEP_SECONDS * _steps(cell) + _PROMPT_SECONDS * num_prompts(cell)
+
+
+def _steps(cell: Cell) -> float:
+    if cell.method in (BASE, "steering"):
+        return 0.0
+    steps = -(-_num_pairs(cell) // cell.config.align.batch_size)
+    return _EFFORT.get(cell.method, 1.0) * steps * _epochs(cell.method, cell.config)
+
+
+def _num_pairs(cell: Cell) -> int:
+    source = load_source(cell.config.data.source, families=cell.families)
+    families = len(source.families("train"))
+    goals = sum(row.kind == "harmful" and row.split == "train" and row.family == "plain" for row in source.rows)
+    pairs = max(1, round(cell.goal_share * goals * families * _PAIRS_WON))
+    return pairs if cell.pairs is None else min(pairs, cell.pairs)
+
+
+def _epochs(name: str, config: Config) -> float:
+    method = next(method for method in METHODS if method.name == name)
+    if method.rival in (None, "random_experts"):
+        # A router epoch takes its targets first and sees jailbreaks alone: about as long as a repair epoch.
+        return config.align.rounds * (config.align.repair_epochs + 0.9 * config.align.router_epochs)
+    if method.rival in ("full", "full_no_retain"):
+        return config.full.epochs
+    return float(getattr(config.rivals, method.rival).epochs)
+
+
+def num_prompts(cell: Cell) -> int:
+    """Return how many prompts a cell asks."""
+    from rasa_moe.evaluate.suites import make_suites
+
+    source = load_source(cell.config.data.source, families=cell.families)
+    suites = make_suites(source, split=cell.split, limit=cell.goals)
+    attacks = ("attack_trained", "attack_held_out")
+    chosen = [suite for suite in suites if not cell.only_attacks or suite.kind in attacks]
+    return len({row.id for suite in chosen for row in suite.rows})

@@ -1,0 +1,35 @@
+"""The tables as Markdown: percentages with 95 % intervals, the main table first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rasa_moe.reproduce.plan import Plan
+from rasa_moe.reproduce.results import MEASURES
+from rasa_moe.reproduce.sheets import Sheet, sheets
+from rasa_moe.reproduce.tables import Row
+from rasa_moe.reproduce.words import about, budget_words
+
+
+def markdown(plan: Plan, tables: dict[str, list[Row]]) -> str:
+    """Return the whole document."""
+    parts = ["# Rivals, ablations and transfer", budget_words(plan), *about(plan)]
+    heading = ""
+    for sheet in sheets(plan, tables):
+        if sheet.section != heading:
+            heading = sheet.section
+            parts.append(f"## {heading}")
+        parts += [f"**{sheet.title}**", _table(sheet)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(sheet: Sheet) -> str:
+    lines = [_line(sheet.head), _line(["---", *["---:"] * (len(sheet.head) - 1)])]
+    return "\n".join([*lines, *(_line([cell.text for cell in row]) for row in sheet.body)])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+
+assert MEASURES

@@ -1,0 +1,161 @@
+"""Which cells the tables need: those known before tuning, and those that follow from what was chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rasa_moe.config import Config
+from rasa_moe.data.source import load_source
+from rasa_moe.reproduce.cells import Cell
+from rasa_moe.reproduce.protocol import (
+    ABLATIONS,
+    BASE,
+    METHODS,
+    RASA,
+    Method,
+    Scale,
+    trials_of,
+    with_settings,
+)
+
+TUNING_SEED = 0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a cell goes in the tables.
+
+    Attributes:
+        table: "base", "tuning base", "tuning", "main", "transfer" or "ablation".
+        model: Name of the model.
+        method: Name of the method.
+        row: Value of the tuned setting, trained family, or axis of the ablation.
+        value: Value on that axis.
+        seed: Seed of the training.
+    """
+
+    table: str
+    model: str
+    method: str
+    row: str = ""
+    value: str = ""
+    seed: int = TUNING_SEED
+
+
+Planned = tuple[Place, Cell]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Turn a scale, models and methods into cells.
+
+    Attributes:
+        scale: How much is measured.
+        models: Names or directories.
+        methods: Names of methods.
+        config: Settings that all cells share.
+    """
+
+    scale: Scale
+    models: tuple[str, ...]
+    methods: tuple[str, ...]
+    config: Config
+
+    def method_list(self) -> list[Method]:
+        """Return the methods in the order of the protocol."""
+        return [method for method in METHODS if method.name in self.methods]
+
+    def families(self) -> list[tuple[str, ...]]:
+        """Return the choices of families that cells train on; () is the source's own."""
+        singles = [(family,) for family in self.transfer_families()] if self.scale.transfer_seeds else []
+        return [(), *singles]
+
+    def transfer_families(self) -> list[str]:
+        """Return the rows of the transfer matrix: families that may be trained or tuned on."""
+        return load_source(self.config.data.source).families("train", "validation")
+
+    def before_tuning(self) -> Iterator[Planned]:
+        """Yield the base models, and every trial of every method if there is a choice among trials."""
+        for model in self.models:
+            config = self._config(model, {}, seed=TUNING_SEED)
+            yield Place("base", model, BASE), Cell(BASE, config, "test", self.scale.goals)
+            if self.scale.tunes:
+                yield Place("tuning base", model, BASE), self._validation(BASE, config)
+                yield from self._trials(model)
+
+    def after_tuning(self, chosen: Mapping[tuple[str, str], float]) -> Iterator[Planned]:
+        """Yield the cells of the tables.
+
+        Args:
+            chosen: (model, method) -> value of the tuned setting.
+        """
+        for seed in range(1, self.scale.seeds + 1):
+            for model in self.models:
+                for method in self.method_list():
+                    settings = {**method.settings, method.tuned: chosen[model, method.name]}
+                    config = self._config(model, settings, seed=seed)
+                    yield Place("main", model, method.name, seed=seed), self._trained(method.name, config)
+        if RASA in self.methods:
+            yield from self._transfer(chosen)
+            yield from self._ablations(chosen)
+
+    def _trials(self, model: str) -> Iterator[Planned]:
+        for method in self.method_list():
+            for value in trials_of(method, self.scale, self.config):
+                config = self._config(model, {**method.settings, method.tuned: value}, seed=TUNING_SEED)
+                yield Place("tuning", model, method.name, f"{value:g}"), self._validation(method.name, config)
+
+    def _transfer(self, chosen: Mapping[tuple[str, str], float]) -> Iterator[Planned]:
+        if not self.scale.transfer_seeds:
+            return
+        for model in self.models:
+            for families in self.families()[1:]:
+                for seed in range(1, self.scale.transfer_seeds + 1):
+                    config = self._config(model, {"align.expert_lr": chosen[model, RASA]}, seed=seed)
+                    cell = Cell(
+                        RASA,
+                        config,
+                        "test",
+                        self.scale.goals,
+                        goal_share=self.scale.goal_share,
+                        families=families,
+                        only_attacks=True,
+                    )
+                    yield Place("transfer", model, RASA, families[0], seed=seed), cell
+
+    def _ablations(self, chosen: Mapping[tuple[str, str], float]) -> Iterator[Planned]:
+        for model in self.models if self.scale.ablation_seeds else ():
+            for axis, value, changes in ablation_values():
+                for seed in range(1, self.scale.ablation_seeds + 1):
+                    settings = {"align.expert_lr": chosen[model, RASA], **changes}
+                    pairs = settings.pop("pairs", self.scale.pairs)
+                    cell = self._trained(RASA, self._config(model, settings, seed=seed), pairs=pairs)
+                    yield Place("ablation", model, RASA, axis, value, seed), cell
+
+    def _config(self, model: str, settings: Mapping[str, Any], *, seed: int) -> Config:
+        return with_settings(self.config, {"model": model, "seed": seed, **settings})
+
+    def _validation(self, method: str, config: Config) -> Cell:
+        scale = self.scale
+        return Cell(
+            method, config, "validation", scale.tuning_goals, goal_share=scale.goal_share, pairs=scale.pairs
+        )
+
+    def _trained(self, method: str, config: Config, *, pairs: int | None = None) -> Cell:
+        scale = self.scale
+        most = scale.pairs if pairs is None else pairs
+        return Cell(method, config, "test", scale.goals, goal_share=scale.goal_share, pairs=most)
+
+
+def ablation_values() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield (axis, value in words, settings) of every ablation."""
+    for axis, values in ABLATIONS.items():
+        for value, changes in values:
+            yield axis, value, dict(changes)
+
+
+def unique(planned: Sequence[Planned]) -> list[Cell]:
+    """Return the cells without repetition: one training may stand in several tables."""
+    return list({cell.key(): cell for _, cell in planned}.values())

@@ -1,0 +1,160 @@
+"""The tables as plain rows: one dict a line, the same for CSV, Markdown and the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rasa_moe.evaluate.statistics import adjusted_p_values
+from rasa_moe.reproduce.estimates import difference_over_seeds, mean_over_seeds
+from rasa_moe.reproduce.plan import Plan, ablation_values
+from rasa_moe.reproduce.protocol import BASE, RASA, Trial
+from rasa_moe.reproduce.results import MEASURES, Measured, select, stack
+
+Row = dict[str, Any]
+_ATTACKS = ("attack_trained", "attack_held_out")
+_COMPARED = ("attack_trained", "attack_held_out", "wrapped_benign", "over_refusal", "ability")
+_CLEAR = 0.05
+
+
+def trainings_of(measured: Sequence[Measured], model: str, method: str) -> list[Measured]:
+    """Return the trainings behind a method's lines; the base model has one, untrained."""
+    return select(measured, "base" if method == BASE else "main", model, method=method)
+
+
+def means_table(measured: Sequence[Measured], plan: Plan) -> list[Row]:
+    """Return one line a (model, method, measure): the main table."""
+    rows = []
+    for model in plan.models:
+        for method in (BASE, *(method.name for method in plan.method_list())):
+            trainings = trainings_of(measured, model, method)
+            rows += [{"model": model, "method": method, **line} for line in _mean_lines(trainings)]
+    return rows
+
+
+def suites_table(measured: Sequence[Measured], plan: Plan, *, attacks: bool) -> list[Row]:
+    """Return one line a (model, method, suite): table (a) with `attacks`, else the suites of table (c)."""
+    rows = []
+    for model in plan.models:
+        base = trainings_of(measured, model, BASE)[0]
+        asked = [
+            (suite["kind"], suite["name"], suite["group"])
+            for suite in base.content["suites"]
+            if (suite["kind"] in (*_ATTACKS, "plain_harmful")) == attacks
+        ]
+        for kind, name, group in asked:
+            for method in (BASE, *(method.name for method in plan.method_list())):
+                values = stack(trainings_of(measured, model, method), kind, suite=name)
+                line = {"model": model, "suite": name, "kind": kind, "group": group, "method": method}
+                rows += [] if values is None else [{**line, **asdict(mean_over_seeds(values))}]
+    return rows
+
+
+def paired_table(measured: Sequence[Measured], plan: Plan) -> list[Row]:
+    """Return RASA against every other method on the same prompts and seeds; p-values adjusted over a model."""
+    rows: list[Row] = []
+    for model in plan.models if RASA in plan.methods else ():
+        lines = [line for other in plan.method_list() if other.name != RASA for line in _against(measured, model, other.name)]
+        adjusted = adjusted_p_values([line["p_value"] for line in lines])
+        for line, p_value in zip(lines, adjusted, strict=True):
+            line["p_value_adjusted"] = p_value
+            line["verdict"] = _verdict(line)
+        rows += lines
+    return rows
+
+
+def _against(measured: Sequence[Measured], model: str, other: str) -> Iterator[Row]:
+    ours, theirs = trainings_of(measured, model, RASA), trainings_of(measured, model, other)
+    both = {one.place.seed for one in ours if not one.has_failed} & {
+        one.place.seed for one in theirs if not one.has_failed
+    }
+    for name in _COMPARED:
+        values = [stack([one for one in side if one.place.seed in both], name) for side in (ours, theirs)]
+        if values[0] is not None and values[1] is not None:
+            difference = asdict(difference_over_seeds(values[0], values[1]))
+            yield {"model": model, "measure": name, "first": RASA, "second": other, **difference}
+
+
+def _verdict(line: Row) -> str:
+    """Say "RASA better", "RASA worse" or "not clear": the adjusted test and the interval must agree."""
+    is_clear = line["p_value_adjusted"] < _CLEAR and (line["ci_low"] > 0 or line["ci_high"] < 0)
+    if not is_clear:
+        return "not clear"
+    lower_is_better = MEASURES[line["measure"]][1]
+    return "RASA better" if (line["difference"] < 0) == lower_is_better else "RASA worse"
+
+
+def transfer_table(measured: Sequence[Measured], plan: Plan) -> list[Row]:
+    """Return table (b): RASA trained on one family (or all train families), asked in every other."""
+    rows = []
+    for model in plan.models if plan.scale.transfer_seeds else ():
+        for trained in [*plan.transfer_families(), "all train families"]:
+            if trained == "all train families":
+                trainings = trainings_of(measured, model, RASA)
+            else:
+                trainings = select(measured, "transfer", model, row=trained)
+            usable = [one for one in trainings if not one.has_failed]
+            suites = usable[0].content["suites"] if usable else []
+            for suite in suites:
+                if suite["kind"] in _ATTACKS:
+                    values = stack(usable, suite["kind"], suite=suite["name"])
+                    assert values is not None
+                    line = {"model": model, "trained": trained, "tested": suite["name"], "group": suite["group"]}
+                    rows.append({**line, "is_trained": suite["kind"] == _ATTACKS[0], **asdict(mean_over_seeds(values))})
+    return rows
+
+
+def ablation_table(measured: Sequence[Measured], plan: Plan) -> list[Row]:
+    """Return table (d): one line a (model, axis, value, measure)."""
+    rows = []
+    for model in plan.models if plan.scale.ablation_seeds else ():
+        for axis, value, _ in ablation_values():
+            trainings = select(measured, "ablation", model, row=axis, value=value)
+            experts = next((one.content["num_experts"] for one in trainings if not one.has_failed), None)
+            line = {"model": model, "axis": axis, "value": value, "num_experts": experts}
+            rows += [{**line, **mean} for mean in _mean_lines(trainings)]
+            failed = [one.content["error"] for one in trainings if one.has_failed]
+            rows += [{**line, "measure": "failed", "error": failed[0]}] if failed else []
+    return rows
+
+
+def tuning_table(
+    plan: Plan, trials: Mapping[tuple[str, str], Sequence[Trial]], chosen: Mapping[tuple[str, str], float]
+) -> list[Row]:
+    """Return one line a trial, on validation goals, with what was chosen; or the values used without tuning."""
+    rows: list[Row] = []
+    for model in plan.models:
+        for method in plan.method_list():
+            facts = {"model": model, "method": method.name, "setting": method.tuned}
+            value = chosen[model, method.name]
+            if not plan.scale.tunes:
+                rows.append({**facts, "value": value, "is_chosen": True})
+                continue
+            base = trials[model, BASE][0]
+            rows += [
+                {
+                    **facts,
+                    "value": trial.value,
+                    "attack_validation_families": _none_if_nan(trial.attack),
+                    "wrapped_benign": _none_if_nan(trial.wrapped),
+                    "ability": _none_if_nan(trial.ability),
+                    "excess": None if math.isinf(trial.excess(base)) else trial.excess(base),
+                    "is_chosen": trial.value == value,
+                }
+                for trial in trials[model, method.name]
+            ]
+    return rows
+
+
+def _mean_lines(trainings: Sequence[Measured]) -> Iterator[Row]:
+    failed = sum(one.has_failed for one in trainings)
+    for name in MEASURES:
+        values = stack(trainings, name)
+        if values is not None:
+            yield {"measure": name, **asdict(mean_over_seeds(values)), "failed": failed}
+
+
+def _none_if_nan(value: float) -> float | None:
+    return None if math.isnan(value) else value

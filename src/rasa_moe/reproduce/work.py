@@ -1,0 +1,239 @@
+"""Reproduce the tables: collect, tune, measure, write; whatever is on the disk already is kept."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from rasa_moe.config import Config
+from rasa_moe.environment import describe_environment
+from rasa_moe.errors import ConfigError, RunError
+from rasa_moe.files import reported, write_json
+from rasa_moe.progress import Progress, no_progress
+from rasa_moe.reproduce.budget import estimated_seconds, slowness
+from rasa_moe.reproduce.cells import Cell, collect_data, data_folder, run_cell
+from rasa_moe.reproduce.plan import Plan, Planned, unique
+from rasa_moe.reproduce.pool import do_all
+from rasa_moe.reproduce.protocol import BASE, METHODS, RULE, Scale, Trial, choose, setting_of
+from rasa_moe.reproduce.results import Measured, mean_of
+
+PROTOCOL_FILE, CHOSEN_FILE = "protocol.json", "chosen.json"
+
+OnLine = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Reproduction:
+    """Hold where the work happens and how.
+
+    Attributes:
+        plan: Which cells there are.
+        folder: Where everything is written.
+        workers: Processes, one thread each.
+        progress: Called as cells end.
+        on_line: Told what a person wants to read: the budget, what is kept, what was chosen.
+    """
+
+    plan: Plan
+    folder: Path
+    workers: int = 1
+    progress: Progress = no_progress
+    on_line: OnLine = lambda line: None
+
+
+def reproduce(
+    folder: Path,
+    *,
+    scale: Scale,
+    models: Sequence[str],
+    methods: Sequence[str] = tuple(method.name for method in METHODS),
+    config: Config | None = None,
+    workers: int = 1,
+    progress: Progress = no_progress,
+    on_line: OnLine = lambda line: None,
+) -> Path:
+    """Fill the tables and write them as CSV, Markdown and one page.
+
+    Args:
+        folder: New, empty, or of an earlier call, whose finished cells are kept.
+        scale: How much is measured.
+        models: Names or directories of models.
+        methods: Names of methods; the base model is always measured.
+        config: Settings that all cells share.
+        workers: Processes, one thread each; results do not depend on it.
+        progress: Called as cells end.
+        on_line: Told the budget first, then what is kept and what was chosen.
+
+    Returns:
+        The page.
+
+    Raises:
+        ConfigError: An unknown method.
+        RunError: The folder holds something else, or another process works in it.
+    """
+    from rasa_moe.reproduce.output import write_output
+
+    _check_methods(methods)
+    plan = Plan(scale, tuple(models), tuple(methods), config or Config())
+    work = Reproduction(plan, folder, workers, progress, on_line)
+    _prepare(folder)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        with lock:
+            planned, trials, chosen = _measure(work)
+            write_json(folder / PROTOCOL_FILE, _protocol(work, trials))
+            return write_output(folder, plan, _read_all(folder, planned), trials=trials, chosen=chosen)
+    except Timeout as error:
+        raise RunError(f"Another process is working in {folder}; wait for it, or give another --out.") from error
+
+
+Chosen = dict[tuple[str, str], float]
+Trials = dict[tuple[str, str], list[Trial]]
+
+
+def _measure(work: Reproduction) -> tuple[list[Planned], Trials, Chosen]:
+    """Do every cell that is missing; return all of them, the trials and what was chosen."""
+    plan = work.plan
+    before = list(plan.before_tuning())
+    # The values chosen do not change how many cells follow, so the defaults will do for the budget.
+    _say_budget(work, before, list(plan.after_tuning(_defaults(plan))))
+    _collect(work)
+    _do(work, before, label="base and tuning" if plan.scale.tunes else "base models")
+    trials = _trials(work, before)
+    chosen = _chosen(plan, trials)
+    for (model, method), value in chosen.items():
+        tuned = next(known.tuned for known in METHODS if known.name == method)
+        work.on_line(f"{model}: {method} with {tuned} = {value:g}")
+    after = list(plan.after_tuning(chosen))
+    _do(work, after, label="tables")
+    return before + after, trials, chosen
+
+
+def _say_budget(work: Reproduction, before: list[Planned], after: list[Planned]) -> None:
+    cells = unique(before + after)
+    left = [cell for cell in cells if not cell.file(work.folder).exists()]
+    minutes = estimated_seconds(left, workers=work.workers, slowness=slowness()) / 60
+    scale = work.plan.scale
+    work.on_line(
+        f"Budget ({scale.name}): {len(cells)} cells of {len(work.plan.methods)} methods on "
+        f"{len(work.plan.models)} models, {scale.seeds} seeds, {scale.goals} goals a suite; "
+        f"{len(cells) - len(left)} kept from before; about {max(1, math.ceil(minutes))} min with "
+        f"{work.workers} worker{'s' if work.workers > 1 else ''}"
+    )
+
+
+def _collect(work: Reproduction) -> None:
+    wanted = [
+        (work.plan.config.model_copy(update={"model": model}), families)
+        for model in work.plan.models
+        for families in work.plan.families()
+    ]
+    missing = [
+        partial(collect_data, config, families, work.folder)
+        for config, families in wanted
+        if not (data_folder(config, families, work.folder) / "collected.json").exists()
+    ]
+    do_all(missing, workers=work.workers, label="collect", progress=work.progress)
+
+
+def _do(work: Reproduction, planned: list[Planned], *, label: str) -> None:
+    missing: list[Cell] = [cell for cell in unique(planned) if not cell.file(work.folder).exists()]
+    tasks = [partial(run_cell, cell, work.folder) for cell in missing]
+    do_all(tasks, workers=work.workers, label=label, progress=work.progress)
+
+
+def _trials(work: Reproduction, before: list[Planned]) -> Trials:
+    """Return the trials of every (model, method), and the base model's own under method "base"."""
+    trials: Trials = {}
+    for one in _read_all(work.folder, before):
+        if one.place.table in ("tuning", "tuning base"):
+            value = float(one.place.row or "nan")
+            attack, wrapped, ability = (
+                mean_of(one, name) for name in ("attack_held_out", "wrapped_benign", "ability")
+            )
+            trial = Trial(value, attack, wrapped, ability)
+            trials.setdefault((one.place.model, one.place.method), []).append(trial)
+    return trials
+
+
+def _chosen(plan: Plan, trials: Trials) -> Chosen:
+    if not plan.scale.tunes:
+        return _defaults(plan)
+    return {
+        (model, method.name): choose(trials[model, method.name], trials[model, BASE][0]).value
+        for model in plan.models
+        for method in plan.method_list()
+    }
+
+
+def _defaults(plan: Plan) -> Chosen:
+    """Return each method's value without tuning: what a full reproduction chose, where one is on record."""
+    recorded = recorded_choices()
+    return {
+        (model, method.name): recorded.get(model, {}).get(method.name, setting_of(plan.config, method.tuned))
+        for model in plan.models
+        for method in plan.method_list()
+    }
+
+
+def recorded_choices() -> dict[str, dict[str, float]]:
+    """Return model -> method -> value as chosen by the full reproduction on record; empty if there is none."""
+    file = resources.files("rasa_moe.reproduce").joinpath(CHOSEN_FILE)
+    if not file.is_file():
+        return {}
+    content: dict[str, dict[str, float]] = json.loads(file.read_text(encoding="utf-8"))
+    return content
+
+
+def _read_all(folder: Path, planned: Sequence[Planned]) -> list[Measured]:
+    read: dict[Path, Mapping[str, Any]] = {}
+    measured = []
+    for place, cell in planned:
+        file = cell.file(folder)
+        if file not in read:
+            read[file] = _read_cell(file)
+        measured.append(Measured(place, read[file]))
+    return measured
+
+
+def _read_cell(file: Path) -> Mapping[str, Any]:
+    try:
+        content: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} cannot be read ({error}); delete it to have it done again.") from error
+    return content
+
+
+def _protocol(work: Reproduction, trials: Trials) -> dict[str, Any]:
+    return {
+        "scale": asdict(work.plan.scale),
+        "models": list(work.plan.models),
+        "methods": list(work.plan.methods),
+        "rule": RULE if work.plan.scale.tunes else None,
+        "environment": describe_environment(threads=1),
+        "config": work.plan.config.model_dump(mode="json"),
+        "trials": sum(map(len, trials.values())),
+    }
+
+
+def _prepare(folder: Path) -> None:
+    with reported(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        strangers = [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")]
+    if strangers and not {"cells", "data", PROTOCOL_FILE} & set(strangers):
+        raise RunError(f"{folder} holds something else ({strangers[0]}); choose a new or empty directory.")
+
+
+def _check_methods(methods: Sequence[str]) -> None:
+    known = [method.name for method in METHODS]
+    unknown = [name for name in methods if name not in known]
+    if unknown:
+        raise ConfigError(f"There is no method '{unknown[0]}'; choose among {', '.join(known)}.")
