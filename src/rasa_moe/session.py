@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rasa_moe.config import Config
 from rasa_moe.errors import ConfigError
@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from rasa_moe.data.source import Source
+    from rasa_moe.engines import HttpEngine
     from rasa_moe.judges import Judge
     from rasa_moe.moe.layers import MoeMap
 
 BASE, RASA = "base", "rasa"
 _TESTBED = "testbed"
 _LOADING = "load the model"
+# Folder of the run directory with what servers have answered.
+_ANSWERED = "engine"
 # Weights beyond this size are told apart by their size alone; reading them would cost minutes.
 _HASHED_BYTES = 64 << 20
 
@@ -76,9 +79,9 @@ class Session:
         Raises:
             DataError: The rows cannot be read, a goal is in two splits, or a family is unknown.
         """
-        from rasa_moe.data.source import load_source
+        from rasa_moe.attacks.source import run_source
 
-        return load_source(self.config.data.source, families=self.config.collect.families)
+        return run_source(self.config)
 
     @cached_property
     def judge(self) -> Judge:
@@ -90,8 +93,28 @@ class Session:
         from rasa_moe.judges import get_judge
 
         name = self.config.data.judge
+        server = self.engine("judge")
+        if server is not None and name.startswith("llm-") and ":" not in name:
+            from rasa_moe.judges.llm import LlmJudge
+            from rasa_moe.judges.rubrics import RUBRICS
+
+            _check_names("data.judge", (name.removeprefix("llm-"),), known=tuple(RUBRICS))
+            return LlmJudge(server, RUBRICS[name.removeprefix("llm-")])
         automatic = "exact" if self.config.data.source == _TESTBED else "rules"
         return get_judge(automatic if name == "auto" else name)
+
+    def engine(self, role: Literal["generation", "judge"]) -> HttpEngine | None:
+        """Return the server that is configured for a role, None if the work stays in this process.
+
+        Raises:
+            ConfigError: It has no model name, or the access key is not in the environment.
+        """
+        config = getattr(self.config.engine, role)
+        if not config.url:
+            return None
+        from rasa_moe.engines.http import HttpEngine
+
+        return HttpEngine(config, answered=self.path / _ANSWERED / f"{role}.jsonl")
 
     @property
     def evaluated(self) -> tuple[str, ...]:
@@ -138,6 +161,7 @@ class Session:
         if self._loaded is None:
             from rasa_moe.align.rivals import RIVALS
             from rasa_moe.align.rivals.base import require_float32
+            from rasa_moe.data.thinking import set_thinking
             from rasa_moe.moe.loading import load_model
 
             config = self.config
@@ -149,6 +173,7 @@ class Session:
                 trust_remote_code=config.trust_remote_code,
                 revision=config.revision,
             )
+            set_thinking(self._loaded[1], enabled=config.thinking)
             for name in config.compare:  # now, not when hours of work are done
                 if RIVALS[name].trains_in_place:
                     require_float32(model, method=name)

@@ -47,9 +47,10 @@ def collect(session: Session, work: Work) -> None:
     from rasa_moe.data import write_pairs
     from rasa_moe.evaluate.stage import Judged
 
+    server = session.engine("generation")
     collected = gather(
-        session.model,
-        session.tokenizer,
+        session.model if server is None else server,
+        session.tokenizer if server is None else None,
         source=session.source,
         judge=session.judge,
         config=session.config.collect,

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from rasa_moe import __version__
-from rasa_moe.cli import attack, audit, detect_check, judge, pairs, patch, reattack, testbed
+from rasa_moe.cli import attack, audit, detect_check, judge, pairs, patch, reattack, reproduce, testbed
 from rasa_moe.cli.console import err, note, out, plain, quiet_loading, resumable, say
 from rasa_moe.cli.work import work
 from rasa_moe.errors import RasaError
@@ -129,6 +129,7 @@ for _stage in STAGES:
     app.command(_stage.name, help=_stage.help)(_OWN_COMMANDS.get(_stage.name) or _stage_command(_stage.name))
 
 app.command("reattack")(reattack.command)
+app.command("reproduce")(reproduce.command)
 app.command("detect-check")(detect_check.command)
 
 
@@ -179,9 +180,12 @@ def export(
     run_dir: RunDirArgument,
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="New directory for the checkpoint.")],
 ) -> None:
-    """Write the repaired model as an ordinary checkpoint."""
+    """Write the repaired model as an ordinary checkpoint, with a model card."""
+    from rasa_moe.export.card import CARD_FILE, model_card
+    from rasa_moe.files import write_text
 
     config = RunDirectory.open(run_dir).config
+    card = model_card(run_dir) if (run_dir / "evaluation.json").is_file() else None
     patch.write_checkpoint(
         config.model,
         patch.folder_of(run_dir),
@@ -189,6 +193,29 @@ def export(
         revision=config.revision,
         trust_remote_code=config.trust_remote_code,
     )
+    if card is None:
+        note(f"No model card, because nothing was measured yet: rasa-moe evaluate {run_dir}")
+    else:
+        write_text(destination / CARD_FILE, card)
+        say(f"Model card: {destination / CARD_FILE}")
+
+
+@app.command()
+def push(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that export wrote.")],
+    repository: Annotated[str, typer.Argument(metavar="NAME", help="Name on the hub, owner/name.")],
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see it.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Send it; without this, only say what is sent.")] = False,
+) -> None:
+    """Send an exported checkpoint to the Hugging Face hub (token in HF_TOKEN)."""
+    from rasa_moe.export.push import pack, send
+
+    parcel = pack(directory, repository, is_private=not public)
+    for name, size in parcel.files:
+        say(f"{size:>15,}  {name}")
+    visible = "public" if public else "private"
+    say(f"{parcel.num_bytes:>15,}  bytes in {len(parcel.files)} files to {repository} ({visible})")
+    say(f"Sent: {send(parcel, directory)}" if yes else "Nothing was sent; add --yes to send it.")
 
 
 def _show_results(path: Path) -> None:

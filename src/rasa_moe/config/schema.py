@@ -300,16 +300,13 @@ class EndpointConfig(Section):
 
 
 class EngineConfig(Section):
-    """Say which servers are asked; an empty url keeps the work in this process."""
+    """Say which servers are asked; without a url the work stays in this process."""
 
     generation: EndpointConfig = Field(
-        EndpointConfig(), description="Serves the model under test, for answers without training."
-    )
-    attacker: EndpointConfig = Field(
-        EndpointConfig(), description="Writes attacks, for those that a model writes."
+        EndpointConfig(), description="Serves the base model; collect asks it instead of this process."
     )
     judge: EndpointConfig = Field(
-        EndpointConfig(), description="Judges answers, for judges that ask a model."
+        EndpointConfig(), description="Judges answers, when data.judge is llm-strongreject or llm-harmbench."
     )
 
 
@@ -334,6 +331,9 @@ class Config(Section):
     seed: CountOrZero = Field(0, lt=2**32, description="Seed of everything random.")
     threads: Count | None = Field(
         None, description="CPU threads; null lets PyTorch choose. Another number may change last digits."
+    )
+    thinking: Switch = Field(
+        False, description="Let models think that can; thoughts are neither judged nor trained on."
     )
     compare: Names = Field(("full",), description="Rival methods trained on the same pairs; empty for none.")
     data: DataConfig = Field(DataConfig(), description="Prompts and judge.")
