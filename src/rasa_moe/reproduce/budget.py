@@ -1,4 +1,4 @@
-"""How long the cells will take: said before the first of them, from measured seconds and this machine's speed."""
+"""How long the cells will take: said before the first of them, from measured seconds."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from rasa_moe.data.source import load_source
 from rasa_moe.reproduce.cells import Cell
 from rasa_moe.reproduce.protocol import BASE, METHODS
 
-# Measured with one thread on the built-in models; `_PROBE_SECONDS` is what `probe` took on the same machine.
+# Measured with one thread on the built-in models; `_PROBE_SECONDS` is what `probe` took there.
 _STEP_SECONDS = 0.22
 _PROMPT_SECONDS = 0.004
 _CELL_SECONDS = 0.5
 _PROBE_SECONDS = 0.055
-# Work of one optimiser step relative to a supervised one: both forwards of rerouting, replay's bookkeeping, ...
+# Work of one optimiser step relative to a supervised one: rerouting's second forward, for example.
 _EFFORT = {"rerouting": 1.6, "rasa_replay": 1.1, "router_kl": 1.1, "lora": 1.2}
 _PAIRS_WON = 0.9
 
@@ -68,7 +68,9 @@ def _steps(cell: Cell) -> float:
 def _num_pairs(cell: Cell) -> int:
     source = load_source(cell.config.data.source, families=cell.families)
     families = len(source.families("train"))
-    goals = sum(row.kind == "harmful" and row.split == "train" and row.family == "plain" for row in source.rows)
+    goals = sum(
+        row.kind == "harmful" and row.split == "train" and row.family == "plain" for row in source.rows
+    )
     pairs = max(1, round(cell.goal_share * goals * families * _PAIRS_WON))
     return pairs if cell.pairs is None else min(pairs, cell.pairs)
 

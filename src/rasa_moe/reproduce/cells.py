@@ -65,7 +65,9 @@ class Cell:
             "model": model_fingerprint(self.config.model),
             "prompts": prompts_fingerprint(self.config.data.source),
         }
-        if self.method != BASE:  # the base model is not trained, so nothing about training decides its answers
+        if (
+            self.method != BASE
+        ):  # the base model is not trained, so nothing about training decides its answers
             facts |= {"goal_share": self.goal_share, "pairs": self.pairs, "families": self.families}
         elif self.families:
             facts |= {"families": self.families}

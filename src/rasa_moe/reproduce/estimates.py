@@ -2,10 +2,10 @@
 
 Shape letters: S seeds, F families, G goals.
 
-Every training answers the same goals, and one goal asked in several families rises and falls together. So goals
-are drawn whole, over families and seeds together (`evaluate.statistics.family_mean`): that is how sure the rate
-of *these trainings* is. How much trainings differ is the t interval of the mean over seeds. The two half-widths
-are squared and added.
+Every training answers the same goals, and one goal asked in several families rises and falls together. So
+goals are drawn whole, over families and seeds together (`evaluate.statistics.family_mean`): that is how sure
+the rate of *these trainings* is. How much trainings differ is the t interval of the mean over seeds. The two
+half-widths are squared and added.
 """
 
 from __future__ import annotations

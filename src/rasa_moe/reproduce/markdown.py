@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rasa_moe.reproduce.plan import Plan
-from rasa_moe.reproduce.results import MEASURES
 from rasa_moe.reproduce.sheets import Sheet, sheets
 from rasa_moe.reproduce.tables import Row
 from rasa_moe.reproduce.words import about, budget_words
@@ -30,6 +29,3 @@ def _table(sheet: Sheet) -> str:
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
-
-
-assert MEASURES

@@ -49,8 +49,8 @@ def do_all(tasks: Sequence[Task], *, workers: int, label: str, progress: Progres
             _follow(futures, partial(progress, label))
         except BrokenProcessPool as error:
             raise RunError(
-                "A worker process ended before its work was done (out of memory?); give the same command again, "
-                "with fewer --workers: finished cells are kept."
+                "A worker process ended before its work was done (out of memory?); give the same command "
+                "again, with fewer --workers: finished cells are kept."
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -53,10 +53,11 @@ def suites_table(measured: Sequence[Measured], plan: Plan, *, attacks: bool) -> 
 
 
 def paired_table(measured: Sequence[Measured], plan: Plan) -> list[Row]:
-    """Return RASA against every other method on the same prompts and seeds; p-values adjusted over a model."""
+    """Return RASA against every other method, paired; p-values are adjusted over all lines of a model."""
     rows: list[Row] = []
     for model in plan.models if RASA in plan.methods else ():
-        lines = [line for other in plan.method_list() if other.name != RASA for line in _against(measured, model, other.name)]
+        others = [method.name for method in plan.method_list() if method.name != RASA]
+        lines = [line for other in others for line in _against(measured, model, other)]
         adjusted = adjusted_p_values([line["p_value"] for line in lines])
         for line, p_value in zip(lines, adjusted, strict=True):
             line["p_value_adjusted"] = p_value
@@ -98,11 +99,16 @@ def transfer_table(measured: Sequence[Measured], plan: Plan) -> list[Row]:
             usable = [one for one in trainings if not one.has_failed]
             suites = usable[0].content["suites"] if usable else []
             for suite in suites:
-                if suite["kind"] in _ATTACKS:
-                    values = stack(usable, suite["kind"], suite=suite["name"])
-                    assert values is not None
-                    line = {"model": model, "trained": trained, "tested": suite["name"], "group": suite["group"]}
-                    rows.append({**line, "is_trained": suite["kind"] == _ATTACKS[0], **asdict(mean_over_seeds(values))})
+                values = stack(usable, suite["kind"], suite=suite["name"])
+                if suite["kind"] in _ATTACKS and values is not None:
+                    line = {
+                        "model": model,
+                        "trained": trained,
+                        "tested": suite["name"],
+                        "group": suite["group"],
+                    }
+                    line["is_trained"] = suite["kind"] == _ATTACKS[0]
+                    rows.append(line | asdict(mean_over_seeds(values)))
     return rows
 
 
@@ -123,7 +129,7 @@ def ablation_table(measured: Sequence[Measured], plan: Plan) -> list[Row]:
 def tuning_table(
     plan: Plan, trials: Mapping[tuple[str, str], Sequence[Trial]], chosen: Mapping[tuple[str, str], float]
 ) -> list[Row]:
-    """Return one line a trial, on validation goals, with what was chosen; or the values used without tuning."""
+    """Return one line a trial, on validation goals, with what was chosen; or the values in use."""
     rows: list[Row] = []
     for model in plan.models:
         for method in plan.method_list():

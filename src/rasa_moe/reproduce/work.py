@@ -92,7 +92,9 @@ def reproduce(
             write_json(folder / PROTOCOL_FILE, _protocol(work, trials))
             return write_output(folder, plan, _read_all(folder, planned), trials=trials, chosen=chosen)
     except Timeout as error:
-        raise RunError(f"Another process is working in {folder}; wait for it, or give another --out.") from error
+        raise RunError(
+            f"Another process is working in {folder}; wait for it, or give another --out."
+        ) from error
 
 
 Chosen = dict[tuple[str, str], float]
@@ -185,7 +187,7 @@ def _defaults(plan: Plan) -> Chosen:
 
 
 def recorded_choices() -> dict[str, dict[str, float]]:
-    """Return model -> method -> value as chosen by the full reproduction on record; empty if there is none."""
+    """Return model -> method -> value as the full reproduction on record chose; empty if there is none."""
     file = resources.files("rasa_moe.reproduce").joinpath(CHOSEN_FILE)
     if not file.is_file():
         return {}

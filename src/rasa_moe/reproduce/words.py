@@ -1,0 +1,81 @@
+"""The sentences that go with the tables: what was done, how sure the numbers are, what was left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rasa_moe.reproduce.plan import Plan
+from rasa_moe.reproduce.protocol import METHODS, RASA, RULE
+from rasa_moe.reproduce.results import MEASURES
+from rasa_moe.reproduce.tables import Row
+
+LABELS = {"base": "Base model", **{method.name: method.label for method in METHODS}}
+
+
+def budget_words(plan: Plan) -> str:
+    """Return one sentence on the size of the comparison."""
+    scale = plan.scale
+    return (
+        f"{len(plan.methods)} methods on {', '.join(plan.models)}; {scale.seeds} seeds each, "
+        f"{scale.goals} test goals in a suite (scale: {scale.name})."
+    )
+
+
+def about(plan: Plan) -> list[str]:
+    """Return the paragraphs that a reader needs before the numbers."""
+    scale = plan.scale
+    pairs = "" if scale.pairs is None else f", at most {scale.pairs} of them"
+    seeds = (
+        f"Same data and budget: every seed draws the pairs of {scale.goal_share:.0%} of the train "
+        f"goals{pairs}, the "
+        "order of the batches and whatever else a method draws; every method sees the same pairs and the "
+        "same "
+        "harmless conversations as often as its settings say (by default each pair three times)."
+    )
+    if scale.tunes:
+        factors = ", ".join(f"{factor:g}" for factor in scale.factors)
+        tuning = (
+            f"Tuning: every method had {len(scale.factors)} trials of its one tuned setting ({factors} "
+            "times its "
+            f"default), at seed 0, on validation goals. {RULE} Test goals and test families took no part "
+            "in it."
+        )
+    else:
+        tuning = (
+            "Tuning: none at this scale. Every method uses the value that the full reproduction on "
+            "record chose for "
+            "it, or its default where there is none; the table of settings says which value that is."
+        )
+    sure = (
+        "Intervals are 95 % and include goals and seeds: goals are drawn whole over families and seeds, "
+        "the t "
+        "interval over seeds is added in square. Methods are compared on the same prompts and seeds: the "
+        "p-value "
+        "flips the sign of whole goals and is adjusted over all comparisons of a model "
+        "(Benjamini-Hochberg); a "
+        "difference is called clear only if the adjusted p-value is below .05 and the interval leaves out 0. "
+        "The columns of seeds count trainings in which McNemar's exact test finds the difference on its own."
+    )
+    left_out = [] if scale.transfer_seeds else ["the transfer matrix"]
+    left_out += [] if scale.ablation_seeds else ["the ablations"]
+    missing = [f"Left out at this scale: {' and '.join(left_out)}."] if left_out else []
+    return [seeds, tuning, sure, *missing]
+
+
+def findings(plan: Plan, paired: Sequence[Row]) -> list[str]:
+    """Say for every model where RASA wins, where it loses, and where nothing is clear."""
+    sentences = []
+    for model in plan.models:
+        for measure in ("attack_held_out", "wrapped_benign", "ability"):
+            lines = [line for line in paired if (line["model"], line["measure"]) == (model, measure)]
+            if not lines:
+                continue
+            by_verdict = {
+                verdict: [LABELS[line["second"]] for line in lines if line["verdict"] == verdict]
+                for verdict in ("RASA better", "RASA worse", "not clear")
+            }
+            parts = [f"{verdict}: {', '.join(names)}" for verdict, names in by_verdict.items() if names]
+            sentences.append(
+                f"{model}, {MEASURES[measure][0]}, {LABELS[RASA]} against each: {'; '.join(parts)}."
+            )
+    return sentences

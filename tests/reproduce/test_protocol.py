@@ -1,0 +1,160 @@
+"""The protocol: one rule for every method, the same number of trials, and pairs drawn by goal."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from rasa_moe.align.rivals import RIVALS
+from rasa_moe.config import Config
+from rasa_moe.data.rows import Pair
+from rasa_moe.reproduce.cells import Cell, draw_pairs
+from rasa_moe.reproduce.plan import Plan, unique
+from rasa_moe.reproduce.protocol import (
+    ABLATIONS,
+    FULL,
+    METHODS,
+    QUICK,
+    Trial,
+    choose,
+    setting_of,
+    trials_of,
+    with_settings,
+)
+
+BASE = Trial(math.nan, 1.0, 0.0, 0.90)
+MODELS = ("model-a", "model-b")
+
+
+def _plan(scale=FULL, methods: tuple[str, ...] = tuple(method.name for method in METHODS)) -> Plan:
+    return Plan(scale, MODELS, methods, Config())
+
+
+def _chosen(plan: Plan) -> dict[tuple[str, str], float]:
+    return {
+        (model, method.name): setting_of(Config(), method.tuned)
+        for model in MODELS
+        for method in plan.method_list()
+    }
+
+
+@pytest.mark.parametrize(
+    ("trials", "expected"),
+    [
+        # The lowest attack rate among those within both limits, not the lowest of all.
+        ([Trial(1, 0.4, 0.0, 0.9), Trial(2, 0.3, 0.03, 0.89), Trial(4, 0.0, 0.2, 0.9)], 2),
+        ([Trial(1, 0.4, 0.0, 0.9), Trial(2, 0.1, 0.0, 0.88)], 1),
+        # Nobody qualifies: the least excess in sum.
+        ([Trial(1, 0.0, 0.13, 0.9), Trial(2, 0.5, 0.05, 0.86), Trial(4, 0.5, 0.04, 0.8)], 2),
+        # Ties go to the smaller value, and a failed training is last.
+        ([Trial(4, 0.2, 0.0, 0.9), Trial(2, 0.2, 0.0, 0.9)], 2),
+        ([Trial(1, math.nan, math.nan, math.nan), Trial(2, 1.0, 1.0, 0.0)], 2),
+    ],
+)
+def test_the_rule(trials: list[Trial], expected: float) -> None:
+    assert choose(trials, BASE).value == expected
+    assert choose(trials[::-1], BASE).value == expected
+
+
+def test_a_base_model_that_refuses_more_sets_the_limit() -> None:
+    refusing = Trial(math.nan, 1.0, 0.10, 0.90)
+    trials = [Trial(1, 0.5, 0.0, 0.9), Trial(2, 0.1, 0.10, 0.9)]
+    assert (choose(trials, BASE).value, choose(trials, refusing).value) == (1, 2)
+
+
+def test_every_method_has_the_same_number_of_trials_at_the_same_factors() -> None:
+    for method in METHODS:
+        default = setting_of(Config(), method.tuned)
+        assert [value / default for value in trials_of(method, FULL, Config())] == pytest.approx(FULL.factors)
+
+
+def test_every_rival_is_compared_and_every_variant_differs_from_the_default() -> None:
+    assert {method.rival for method in METHODS} == {None, *RIVALS}
+    for method in METHODS:
+        if method.settings:
+            assert with_settings(Config(), method.settings) != Config()
+    with pytest.raises(KeyError):
+        with_settings(Config(), {"align.expert_lrr": 1.0})
+
+
+def test_every_ablation_is_a_valid_setting() -> None:
+    for values in ABLATIONS.values():
+        for _, changes in values:
+            with_settings(Config(), {key: value for key, value in changes.items() if key != "pairs"})
+
+
+def test_tuning_never_touches_the_test_split_and_another_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = _plan()
+    before = list(plan.before_tuning())
+    tuning = [(place, cell) for place, cell in before if place.table.startswith("tuning")]
+    assert len(tuning) == len(MODELS) * (1 + len(METHODS) * len(FULL.factors))
+    assert {cell.split for _, cell in tuning} == {"validation"}
+    assert {cell.config.seed for _, cell in tuning} == {0}
+    after = list(plan.after_tuning(_chosen(plan)))
+    assert {cell.split for _, cell in after} == {"test"}
+    assert {cell.config.seed for place, cell in after if place.table == "main"} == {1, 2, 3, 4, 5}
+    counts = {method.name: sum(p.method == method.name for p, _ in tuning) for method in METHODS}
+    assert set(counts.values()) == {len(MODELS) * len(FULL.factors)}
+
+
+def test_the_quick_scale_tunes_nothing_and_leaves_out_transfer_and_ablations() -> None:
+    plan = _plan(QUICK)
+    assert {place.table for place, _ in plan.before_tuning()} == {"base"}
+    assert {place.table for place, _ in plan.after_tuning(_chosen(plan))} == {"main"}
+
+
+def test_the_tuned_setting_reaches_the_method_and_only_it() -> None:
+    plan = _plan()
+    chosen = {**_chosen(plan), ("model-a", "lora"): 0.125}
+    for place, cell in plan.after_tuning(chosen):
+        is_it = (place.table, place.model, place.method) == ("main", "model-a", "lora")
+        assert (cell.config.rivals.lora.lr == 0.125) == is_it
+
+
+def test_an_ablation_at_the_tuned_value_costs_no_second_training() -> None:
+    plan = _plan(FULL, ("rasa",))
+    after = list(plan.after_tuning(_chosen(plan)))
+    places = [place for place, _ in after if place.table == "ablation"]
+    shared = [p for p in places if (p.row, p.value) in (("KL direction", "forward"), ("number of pairs", "all"))]
+    assert len(shared) == 2 * len(MODELS) * FULL.ablation_seeds
+    assert len(unique(after)) <= len(after) - len(shared)
+
+
+def test_a_cell_is_named_by_what_decides_it_and_nothing_else() -> None:
+    cell = Cell("rasa", Config(model="model-a"), "test", 4)
+    with_audit = with_settings(cell.config, {"audit.goals_per_suite": 7, "threads": 3})
+    assert Cell("rasa", with_audit, "test", 4).key() == cell.key()
+    others = [
+        Cell("full", cell.config, "test", 4),
+        Cell("rasa", with_settings(cell.config, {"seed": 1}), "test", 4),
+        Cell("rasa", with_settings(cell.config, {"model": "model-b"}), "test", 4),
+        Cell("rasa", with_settings(cell.config, {"align.expert_lr": 1e-5}), "test", 4),
+        Cell("rasa", cell.config, "validation", 4),
+        Cell("rasa", cell.config, "test", 5),
+        Cell("rasa", cell.config, "test", 4, pairs=3),
+        Cell("rasa", cell.config, "test", 4, goal_share=0.5),
+        Cell("rasa", cell.config, "test", 4, families=("code",)),
+        Cell("rasa", cell.config, "test", 4, only_attacks=True),
+    ]
+    assert len({cell.key(), *(other.key() for other in others)}) == 1 + len(others)
+
+
+def _pairs() -> list[Pair]:
+    turn = ({"role": "user", "content": "x"},)
+    return [
+        Pair(goal=f"g{goal}", family=family, jailbreak=turn, anchor=turn, jailbreak_answer="y", anchor_answer="n")
+        for family in ("a", "b")
+        for goal in range(10)
+    ]  # type: ignore[arg-type]
+
+
+def test_pairs_are_drawn_by_whole_goals_and_by_seed() -> None:
+    drawn = draw_pairs(_pairs(), share=0.5, most=None, seed=1)
+    goals = {pair.goal for pair in drawn}
+    assert len(goals) == 5 and len(drawn) == 10
+    assert draw_pairs(_pairs(), share=0.5, most=None, seed=1) == drawn
+    assert any(draw_pairs(_pairs(), share=0.5, most=None, seed=seed) != drawn for seed in (2, 3))
+    fewer = draw_pairs(_pairs(), share=0.5, most=4, seed=1)
+    assert len(fewer) == 4 and all(pair in drawn for pair in fewer)
+    assert draw_pairs(_pairs(), share=1.0, most=None, seed=7) == _pairs()
