@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
+import pytest
 import torch
 
 from rasa_moe.align.batches import TrainingBatch, epoch_order, make_batches
@@ -12,9 +14,16 @@ from unit.tiny import tiny_pairs, tiny_retain, tiny_tokenizer
 TOKENIZER = tiny_tokenizer()
 
 
-def batches_of(*, num_pairs: int = 6, num_retain: int = 4, size: int = 4, seed: int = 0):
+def batches_of(
+    *, num_pairs: int = 6, num_retain: int = 4, size: int = 4, seed: int = 0, **options: Any
+) -> list[TrainingBatch]:
     return make_batches(
-        TOKENIZER, pairs=tiny_pairs(num_pairs), retain=tiny_retain(num_retain), batch_size=size, seed=seed
+        TOKENIZER,
+        pairs=tiny_pairs(num_pairs),
+        retain=tiny_retain(num_retain),
+        batch_size=size,
+        seed=seed,
+        **options,
     )
 
 
@@ -79,6 +88,34 @@ def test_more_harmless_conversations_than_pairs_are_drawn_without_repetition() -
     assert sorted(seen.values()) == [1, 1, 1]
 
 
+def test_several_harmless_conversations_may_go_beside_each_pair() -> None:
+    batches = batches_of(num_retain=5, size=4, retain_per_pair=2)
+    assert [len(batch.parts["retain"]) for batch in batches] == [8, 4]
+    seen = Counter(chat for batch in batches for chat in chats_of(batch, "retain"))
+    assert sorted(seen.values()) == [2, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_recovery_refuses_in_the_middle_of_a_harmful_answer(seed: int) -> None:
+    by_request = {
+        turn(messages[0]["content"]): pair
+        for pair in tiny_pairs()
+        for messages in (pair.jailbreak, pair.anchor)
+    }
+    goals = []
+    for batch in batches_of(seed=seed, with_recovery=True):
+        assert len(batch.parts["recovery"]) == len(batch.parts["jailbreak"])
+        for prompt, learned in chats_of(batch, "recovery"):
+            request, _, begun = prompt.partition("<|assistant|> ")
+            pair = by_request[f"{request}<|assistant|>"]
+            assert learned == f"{pair.anchor_answer} <|end|>"
+            harmful = pair.jailbreak_answer.split()
+            begun_words = begun.split()
+            assert 0 < len(begun_words) < len(harmful) and begun_words == harmful[: len(begun_words)]
+            goals.append(pair.goal)
+    assert sorted(goals) == sorted(pair.goal for pair in tiny_pairs())
+
+
 def test_without_harmless_conversations_there_is_no_such_part() -> None:
     for batch in batches_of(num_retain=0):
         assert set(batch.parts) == {"jailbreak", "anchor"}
@@ -96,6 +133,15 @@ def test_parts_share_out_the_rows_and_keep_the_padding_and_spans() -> None:
                 assert torch.equal(part.spans[span], mask[chosen])
         # Padded on the right: a real token never follows padding.
         assert bool((batch.chats.attention_mask.diff(dim=1) <= 0).all())
+
+
+def test_parts_can_be_taken_together_one_after_another() -> None:
+    for batch in batches_of():
+        both = batch.part("retain", "jailbreak")
+        apart = [batch.part(name) for name in ("retain", "jailbreak")]
+        assert torch.equal(both.input_ids, torch.cat([part.input_ids for part in apart]))
+        assert torch.equal(both.labels, torch.cat([part.labels for part in apart]))
+        assert torch.equal(both.spans["response"], torch.cat([part.spans["response"] for part in apart]))
 
 
 def test_the_seed_decides_the_batches() -> None:
