@@ -173,7 +173,7 @@ class Session:
                 trust_remote_code=config.trust_remote_code,
                 revision=config.revision,
             )
-            set_thinking(self._loaded[1], enabled=config.thinking)
+            set_thinking(tokenizer, enabled=config.thinking)
             for name in config.compare:  # now, not when hours of work are done
                 if RIVALS[name].trains_in_place:
                     require_float32(model, method=name)

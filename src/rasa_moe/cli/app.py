@@ -218,6 +218,18 @@ def push(
     say(f"Sent: {send(parcel, directory)}" if yes else "Nothing was sent; add --yes to send it.")
 
 
+@app.command("inspect-log")
+def inspect_log(
+    run_dir: RunDirArgument,
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder for the logs.")],
+) -> None:
+    """Write the answers of a run as logs for Inspect (inspect view --log-dir DEST)."""
+    from rasa_moe.export.inspect_log import write_inspect_logs
+
+    for path in write_inspect_logs(run_dir, destination):
+        say(f"Wrote {path}")
+
+
 def _show_results(path: Path) -> None:
     from rasa_moe.cli.table import evaluation_table, read_evaluation, remarks
 

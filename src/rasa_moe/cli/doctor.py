@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from rasa_moe.errors import ModelError
@@ -27,15 +28,14 @@ def examine(
     path = resolve(name)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
     problems: list[str] = []
-    findings = [
-        lambda: examine_model(path, dtype=dtype, device=device, **options),
-        lambda: _tokenizer_findings(path, shown=name, options=options),
-    ]
-    for look in findings:
-        for finding in look():
-            if finding.level == "stop":
-                problems.append(f"{finding.subject}: {finding.text}")
-            yield f"{_MARKS[finding.level]} {finding.subject}", finding.text
+    findings = chain(
+        examine_model(path, dtype=dtype, device=device, **options),
+        _tokenizer_findings(path, shown=name, options=options),
+    )
+    for finding in findings:
+        if finding.level == "stop":
+            problems.append(f"{finding.subject}: {finding.text}")
+        yield f"{_MARKS[finding.level]} {finding.subject}", finding.text
     if problems:
         more = f" ({len(problems) - 1} more above)" if len(problems) > 1 else ""
         raise ModelError(f"'{name}' cannot be repaired: {problems[0]}{more}")
