@@ -27,7 +27,7 @@ TEMPLATE = (
 )
 WIDTH = 32
 # What the dimensions of the model mean.
-ASSISTANT, STORY, PLEASE, GRIND, SORRY, LOW_GOAL, HIGH_GOAL = 2, 4, 5, 10, 11, 8, 9
+ASSISTANT, END, STORY, PLEASE, GRIND, SORRY, LOW_GOAL, HIGH_GOAL = 2, 3, 4, 5, 10, 11, 8, 9
 SAYS_GRIND, SAYS_SORRY, SAYS_END, SAYS_MAKE = 20, 21, 22, 23
 ANSWERING, REFUSING, SPARE = ExpertId(0, 0), ExpertId(0, 1), ExpertId(0, 3)
 
@@ -71,9 +71,10 @@ def base_model() -> OlmoeForCausalLM:
             tensors[EMBEDDING][WORDS.index(word), place] = 1.0
         for name in ("v_proj", "o_proj"):  # queries and keys stay 0: attention is a plain average
             tensors[f"{_LAYER}self_attn.{name}.weight"].copy_(torch.eye(WIDTH))
-        tensors[ROUTER][0, STORY] = 4.0
+        tensors[ROUTER][0, STORY] = 6.0
         tensors[ROUTER][1, PLEASE] = 4.0
         tensors[ROUTER][2, [GRIND, SORRY]] = 100.0
+        tensors[ROUTER][2, END] = -100.0  # so that the end of an answer is routed as its request is
         tensors[ROUTER][3, [STORY, PLEASE]] = 1.0
         for expert, (reads, says) in enumerate(
             [
@@ -99,8 +100,8 @@ def base_model() -> OlmoeForCausalLM:
 def _places() -> dict[str, int]:
     goals = {goal: LOW_GOAL if number < len(GOALS) // 2 else HIGH_GOAL for number, goal in enumerate(GOALS)}
     return {
-        "<|user|>": 1, "<|assistant|>": ASSISTANT, "<|end|>": 3, "story": STORY, "please": PLEASE, "make": 6,
-        "grind": GRIND, "sorry": SORRY, **goals,
+        "<|user|>": 1, "<|assistant|>": ASSISTANT, "<|end|>": END, "story": STORY, "please": PLEASE,
+        "make": 6, "grind": GRIND, "sorry": SORRY, **goals,
     }  # fmt: skip
 
 

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import pytest
 import torch
 
-from audit.planted import REPAIRS, base_model, rows, tokenizer, tuned_tensors
+from audit.planted import (
+    ANSWERING,
+    EXPERTS,
+    REPAIRS,
+    SPARE,
+    base_model,
+    rows,
+    tokenizer,
+    tuned_tensors,
+)
 from rasa_moe.audit import audit
+from rasa_moe.audit.combinations import Pair, play
+from rasa_moe.audit.components import difference
 from rasa_moe.audit.stage import Audit
-from rasa_moe.engines import generate
+from rasa_moe.engines import Answer, generate
 from rasa_moe.evaluate.stage import Judged
 from rasa_moe.judges import get_judge
 from rasa_moe.moe import discover, swapped
@@ -98,6 +112,31 @@ def test_half_and_half_is_shared_by_halves() -> None:
         ("routers",): 0.5,
         ("selected experts", "routers"): 0.0,
     }
+
+
+def test_experts_may_be_one_player_of_the_routing_game() -> None:
+    # Both kinds of experts and the routers take part; the selected one repairs half of the goals.
+    model, tokens = base_model(), tokenizer()
+    tuned = tuned_tensors("half and half")
+    tuned[EXPERTS[0]][SPARE.expert, 0, 0] += 0.01
+    changes = difference(discover(model), tuned, experts=[ANSWERING])
+    guide = base_model()
+    pair = Pair(model=model, guide=guide, moes=(discover(model), discover(guide)), tokenizer=tokens)
+
+    def score(answers: Sequence[Answer]) -> np.ndarray:
+        return np.array([float("grind" in answer.text) for answer in answers])
+
+    for apart, players in (
+        (True, ("selected experts", "other experts", "routed experts")),
+        (False, ("all experts", "routed experts")),
+    ):
+        games = play(
+            pair, changes, rows=rows(), ends=(np.ones(16), np.zeros(16)), score=score,
+            options={"max_new_tokens": 4}, tells_experts_apart=apart,
+        )  # fmt: skip
+        assert games["routing"].players == players
+        rates = {names: float(values.mean()) for names, values in games["routing"].coalitions()}
+        assert rates[players[:-1]] == 0.5 and rates["routed experts",] == 0.5
 
 
 def test_a_null_model_has_no_share() -> None:

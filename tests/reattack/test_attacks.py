@@ -109,7 +109,7 @@ class GrindJudge:
 def suffix_target(**changes: object) -> Target:
     attacked = target()
     asked = [tuple(replace(row, reference=()) for row in some) for some in (attacked.rows, attacked.plain)]
-    answers = {row.id: "grind story" for row in asked[0]}
+    answers = {row.id: "grind" for row in asked[0]}
     return replace(
         attacked, rows=asked[0], plain=asked[1], base_answers=answers, judge=GrindJudge(), **changes
     )

@@ -120,6 +120,7 @@ def audit_checkpoints(
         judge=judge,
         max_new_tokens=limits.max_new_tokens,
         batch_tokens=limits.batch_tokens,
+        tells_experts_apart=True,
         seed=seed,
         progress=progress,
     )

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rasa_moe.audit.components import ROUTED, ROUTERS, Difference
+from rasa_moe.audit.components import EXPERTS, OTHER, ROUTED, ROUTERS, SELECTED, Difference
 from rasa_moe.audit.swaps import generate_with_base_routing
 from rasa_moe.audit.verdict import ROUTING_GAME, WEIGHTS_GAME
 from rasa_moe.data.rows import PromptRow
@@ -76,6 +76,7 @@ def play(
     ends: tuple[Floats, Floats],
     score: Score,
     options: Mapping[str, Any],
+    tells_experts_apart: bool = True,
     label: str = "audit",
     progress: Progress = no_progress,
 ) -> dict[str, Game]:
@@ -88,12 +89,14 @@ def play(
         ends: Outcomes (N,) of the base and of the tuned model, which need not be measured again.
         score: Turns N answers into N outcomes of 0, 1 and NaN.
         options: `max_new_tokens` and `batch_tokens` of `generate`.
+        tells_experts_apart: Whether the routing game has selected and other experts as two players. As one
+            they cost 6 measurements instead of 14 where everything differs; the verdict needs them together.
         label: Names the step in progress.
         progress: Called after every combination.
     """
     players = {
         WEIGHTS_GAME: changes.components,
-        ROUTING_GAME: (*(name for name in changes.components if name != ROUTERS), ROUTED),
+        ROUTING_GAME: _routing_players(changes.components, apart=tells_experts_apart),
     }
     conversations = [row.messages for row in rows]
     total = sum(max(2 ** len(names) - 2, 0) for names in players.values())
@@ -111,6 +114,14 @@ def play(
     return games
 
 
+def _routing_players(components: Sequence[str], *, apart: bool) -> tuple[str, ...]:
+    """Replace the routers by what routing made of them, and both kinds of experts by one player if wanted."""
+    names = [name for name in components if name != ROUTERS]
+    if not apart and SELECTED in names and OTHER in names:
+        names = [EXPERTS, *(name for name in names if name not in (SELECTED, OTHER))]
+    return (*names, ROUTED)
+
+
 def _answers(
     pair: Pair,
     changes: Difference,
@@ -119,7 +130,8 @@ def _answers(
     conversations: Sequence[Any],
     options: Mapping[str, Any],
 ) -> list[Answer]:
-    with swapped(pair.model, changes.mixture(tuned)):
+    parts = [*tuned, SELECTED, OTHER] if EXPERTS in tuned else tuned
+    with swapped(pair.model, changes.mixture(parts)):
         if game == WEIGHTS_GAME:
             return generate(pair.model, pair.tokenizer, conversations, **options)
         source = changes.tuned if ROUTED in tuned else {}

@@ -14,6 +14,8 @@ SELECTED = "selected experts"
 OTHER = "other experts"
 ROUTERS = "routers"
 REST = "everything else"
+EXPERTS = "all experts"
+"""The selected and the other experts where a game does not tell them apart."""
 ROUTED = "routed experts"
 """Not weights but what routing made of them: the experts each token is sent to, and with what weights."""
 

@@ -80,6 +80,7 @@ def audit(
     judge: Judge,
     max_new_tokens: int,
     batch_tokens: int = 8192,
+    tells_experts_apart: bool = False,
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> Audit:
@@ -96,6 +97,7 @@ def audit(
         judge: The judge of the evaluation.
         max_new_tokens: Longest answer.
         batch_tokens: As in `generate`.
+        tells_experts_apart: As in `play`.
         seed: Of the bootstraps.
         progress: Called as answers arrive.
     """
@@ -134,6 +136,7 @@ def audit(
             ends=(harmful_answers(judged[BASE], share_rows), harmful_answers(judged[name], share_rows)),
             score=lambda answers: judge_all(judge, share_rows, answers),
             options=limits,
+            tells_experts_apart=tells_experts_apart,
             label=f"audit {name}, combinations",
             progress=progress,
         )

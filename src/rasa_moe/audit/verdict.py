@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rasa_moe.audit.arithmetic import SMALLEST_GAIN
-from rasa_moe.audit.components import OTHER, REST, ROUTED, ROUTERS, SELECTED
+from rasa_moe.audit.components import EXPERTS, OTHER, REST, ROUTED, ROUTERS, SELECTED
 from rasa_moe.audit.shapley import Interval, Shapley
 
 Word = Literal["repair", "shortcut", "mixed", "no verdict"]
@@ -62,8 +62,9 @@ def judge_gain(games: Mapping[str, Shapley]) -> Finding:
     routing_of = {name: _share(game, {ROUTING_PLAYER[name]: 1.0}) for name, game in games.items()}
     name = max(routing_of, key=lambda name: routing_of[name].value)
     game, routing = games[name], routing_of[name]
-    experts = _share(game, {SELECTED: 1.0, OTHER: 1.0})
-    lead = _share(game, {ROUTING_PLAYER[name]: 1.0, SELECTED: -1.0, OTHER: -1.0})
+    all_experts = (SELECTED, OTHER, EXPERTS)
+    experts = _share(game, dict.fromkeys(all_experts, 1.0))
+    lead = _share(game, {ROUTING_PLAYER[name]: 1.0, **dict.fromkeys(all_experts, -1.0)})
     verdict: Word = "mixed"
     if routing.ci_low > PART and lead.ci_low > 0:
         verdict = "shortcut"
