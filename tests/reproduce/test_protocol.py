@@ -116,7 +116,9 @@ def test_an_ablation_at_the_tuned_value_costs_no_second_training() -> None:
     plan = _plan(FULL, ("rasa",))
     after = list(plan.after_tuning(_chosen(plan)))
     places = [place for place, _ in after if place.table == "ablation"]
-    shared = [p for p in places if (p.row, p.value) in (("KL direction", "forward"), ("number of pairs", "all"))]
+    shared = [
+        p for p in places if (p.row, p.value) in (("KL direction", "forward"), ("number of pairs", "all"))
+    ]
     assert len(shared) == 2 * len(MODELS) * FULL.ablation_seeds
     assert len(unique(after)) <= len(after) - len(shared)
 
@@ -143,7 +145,14 @@ def test_a_cell_is_named_by_what_decides_it_and_nothing_else() -> None:
 def _pairs() -> list[Pair]:
     turn = ({"role": "user", "content": "x"},)
     return [
-        Pair(goal=f"g{goal}", family=family, jailbreak=turn, anchor=turn, jailbreak_answer="y", anchor_answer="n")
+        Pair(
+            goal=f"g{goal}",
+            family=family,
+            jailbreak=turn,
+            anchor=turn,
+            jailbreak_answer="y",
+            anchor_answer="n",
+        )
         for family in ("a", "b")
         for goal in range(10)
     ]  # type: ignore[arg-type]

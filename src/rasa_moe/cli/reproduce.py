@@ -51,7 +51,7 @@ def command(
         chosen.remove("lora")
         note("lora is left out: peft is not installed (pip install 'rasa-moe[peft]').")
     quiet_loading()
-    flags = [*(["--quick"] if quick else []), "--out", folder]
+    flags: list[str | Path] = [*(["--quick"] if quick else []), "--out", folder]
     flags += [part for name in models or () for part in ("--model", name)]
     flags += [part for name in methods or () for part in ("--method", name)]
     with resumable("reproduce", *flags), Bars() as bars:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -92,7 +93,7 @@ def frontier_chart(points: Sequence[Point], *, title: str) -> Html:
 
 
 def _x(price: float) -> float:
-    return _LEFT + (WIDTH - _LEFT - _RIGHT) * max(price, 0.0) ** 0.5
+    return _LEFT + (WIDTH - _LEFT - _RIGHT) * math.sqrt(max(price, 0.0))
 
 
 def _y(robustness: float) -> float:

@@ -60,6 +60,8 @@ METHODS: tuple[Method, ...] = (
     Method("rerouting", "Representation rerouting", "rivals.rerouting.lr", "rerouting"),
 )
 
+METHOD_NAMES = tuple(method.name for method in METHODS)
+
 # Values of RASA's settings, one varied at a time from what was tuned; the tuned one itself costs no training.
 ABLATIONS: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]] = {
     "share of experts": [

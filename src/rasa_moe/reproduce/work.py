@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,16 @@ from rasa_moe.reproduce.budget import estimated_seconds, slowness
 from rasa_moe.reproduce.cells import Cell, collect_data, data_folder, run_cell
 from rasa_moe.reproduce.plan import Plan, Planned, unique
 from rasa_moe.reproduce.pool import do_all
-from rasa_moe.reproduce.protocol import BASE, METHODS, RULE, Scale, Trial, choose, setting_of
+from rasa_moe.reproduce.protocol import (
+    BASE,
+    METHOD_NAMES,
+    METHODS,
+    RULE,
+    Scale,
+    Trial,
+    choose,
+    setting_of,
+)
 from rasa_moe.reproduce.results import Measured, mean_of
 
 PROTOCOL_FILE, CHOSEN_FILE = "protocol.json", "chosen.json"
@@ -54,7 +64,7 @@ def reproduce(
     *,
     scale: Scale,
     models: Sequence[str],
-    methods: Sequence[str] = tuple(method.name for method in METHODS),
+    methods: Sequence[str] = METHOD_NAMES,
     config: Config | None = None,
     workers: int = 1,
     progress: Progress = no_progress,
@@ -76,7 +86,7 @@ def reproduce(
         The page.
 
     Raises:
-        ConfigError: An unknown method.
+        ConfigError: An unknown method, or one whose library is not installed.
         RunError: The folder holds something else, or another process works in it.
     """
     from rasa_moe.reproduce.output import write_output
@@ -239,3 +249,7 @@ def _check_methods(methods: Sequence[str]) -> None:
     unknown = [name for name in methods if name not in known]
     if unknown:
         raise ConfigError(f"There is no method '{unknown[0]}'; choose among {', '.join(known)}.")
+    if "lora" in methods and find_spec("peft") is None:
+        raise ConfigError(
+            "The method 'lora' needs peft; install it with: pip install 'rasa-moe[peft]', or leave it out."
+        )

@@ -1,0 +1,204 @@
+"""The whole command on cells that are made up: what is done, what is kept, and what the files say."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from rasa_moe.config import Config
+from rasa_moe.errors import ConfigError, RunError
+from rasa_moe.files import write_json
+from rasa_moe.reproduce import FULL, Scale, reproduce, work
+from rasa_moe.reproduce.cells import Cell, describe
+from rasa_moe.reproduce.plan import Plan
+from rasa_moe.reproduce.pool import do_all
+
+SCALE = Scale(
+    "tiny", seeds=3, factors=(1.0, 2.0), goals=12, tuning_goals=12, transfer_seeds=1, ablation_seeds=1
+)
+METHODS = ("rasa", "full", "steering")
+# Attack rate, refused wrapped requests, ability. Steering wins on attacks, at a planted price.
+RATES = {
+    "base": (1.0, 0.0, 1.0),
+    "rasa": (0.1, 0.0, 1.0),
+    "full": (0.7, 0.0, 1.0),
+    "steering": (0.0, 0.5, 0.5),
+}
+
+
+def _made_up(cell: Cell, folder: Path, *, done: Counter[str]) -> None:
+    done[cell.method] += 1
+    attack, wrapped, ability = RATES[cell.method]
+    if cell.method == "full" and cell.config.full.lr > Config().full.lr:
+        attack = 0.6  # the second trial is better, so it is what tuning must choose
+    draw = random.Random(f"{cell.method} {cell.config.seed} {cell.split}")
+
+    def suite(name: str, kind: str, group: str, rate: float) -> dict[str, object]:
+        goals = [f"<i>goal</i> {number}" for number in range(cell.goals)]
+        outcomes = [None if number == 0 else float(draw.random() < rate) for number in range(cell.goals)]
+        return {"name": name, "kind": kind, "group": group, "goals": goals, "outcomes": outcomes}
+
+    failed = cell.method == "steering" and cell.config.seed == 3
+    suites = [
+        suite("story", "attack_trained", "fiction", attack),
+        suite("game|world", "attack_held_out", "fiction", attack),
+        suite("letter", "attack_held_out", "past", attack),
+        suite("plain", "plain_harmful", "", 0.0),
+        suite("story", "wrapped_benign", "fiction", wrapped),
+        suite("harmless", "over_refusal", "", 0.0),
+        suite("sums", "ability", "", ability),
+        suite("wrapped_done", "ability", "", 0.0),
+    ]
+    content = {
+        "cell": describe(cell),
+        "suites": [] if failed else suites,
+        "error": "The loss became nan." if failed else None,
+        "num_experts": 8,
+    }
+    write_json(cell.file(folder), content)
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    monkeypatch.setattr(work, "run_cell", partial(_made_up, done=counts))
+    monkeypatch.setattr(work, "collect_data", lambda config, families, folder: None)
+    monkeypatch.setattr(work, "slowness", lambda: 1.0)
+    return counts
+
+
+def _reproduce(folder: Path, lines: list[str] | None = None, **changes: object) -> Path:
+    said: list[str] = [] if lines is None else lines
+    arguments = {"scale": SCALE, "models": ["model-a"], "methods": METHODS, "on_line": said.append, **changes}
+    return reproduce(folder, **arguments)  # type: ignore[arg-type]
+
+
+def _table(folder: Path, name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "tables" / f"{name}.csv").read_text().splitlines()))
+
+
+def test_the_files_say_what_the_cells_hold(tmp_path: Path, done: Counter[str]) -> None:
+    lines: list[str] = []
+    page = _reproduce(tmp_path, lines)
+    assert (
+        lines[0].startswith("Budget (tiny): ")
+        and "0 kept from before" in lines[0]
+        and " min with 1 worker" in lines[0]
+    )
+    means = {(row["method"], row["measure"]): row for row in _table(tmp_path, "means")}
+    assert (
+        means["base", "attack_held_out"]["rate"] == "1" and means["base", "attack_held_out"]["seeds"] == "1"
+    )
+    assert 0.0 < float(means["rasa", "attack_held_out"]["rate"]) < 0.3
+    # The unscored goal is left out, "_done" suites are no ability, and the failed training is counted.
+    assert means["base", "attack_held_out"]["n"] == str(2 * (SCALE.goals - 1))
+    assert means["base", "ability"]["rate"] == "1"
+    assert (means["steering", "ability"]["seeds"], means["steering", "ability"]["failed"]) == ("2", "1")
+    # "letter" opens unlike every trained family; "game|world" opens like "story".
+    assert means["base", "attack_held_out_new_group"]["n"] == str(SCALE.goals - 1)
+    paired = {(row["second"], row["measure"]): row for row in _table(tmp_path, "paired")}
+    assert paired["full", "attack_held_out"]["verdict"] == "RASA better"
+    assert paired["steering", "wrapped_benign"]["seeds"] == "2"
+    attacks = _table(tmp_path, "a_attacks")
+    assert {row["suite"] for row in attacks} == {"story", "game|world", "letter", "plain"}
+    assert {row["suite"] for row in _table(tmp_path, "c_costs")} == {
+        "story",
+        "harmless",
+        "sums",
+        "wrapped_done",
+    }
+    assert {row["trained"] for row in _table(tmp_path, "b_transfer")} >= {"all train families"}
+    assert {row["axis"] for row in _table(tmp_path, "d_ablations")} >= {"rounds", "KL direction"}
+    text = page.read_text()
+    assert "<script" not in text and "http" not in text and "<i>goal" not in text
+    assert "RASA better: Full fine-tuning" in text and text.count("<svg") >= 2
+    markdown = (tmp_path / "results.md").read_text()
+    assert "| game/world " in markdown and "Of a method's trials" in markdown
+
+
+def test_tuning_takes_the_better_trial_and_writes_down_all_of_them(
+    tmp_path: Path, done: Counter[str]
+) -> None:
+    _reproduce(tmp_path)
+    rows = [row for row in _table(tmp_path, "tuning") if row["method"] == "full"]
+    assert [row["is_chosen"] for row in rows] == ["False", "True"]
+    chosen = json.loads((tmp_path / "chosen.json").read_text())["model-a"]
+    assert chosen["full"] == pytest.approx(2 * Config().full.lr)
+    assert chosen["rasa"] == Config().align.expert_lr
+
+
+def test_a_second_call_does_nothing_again_and_a_lost_cell_is_done_again(
+    tmp_path: Path, done: Counter[str]
+) -> None:
+    page = _reproduce(tmp_path)
+    text, before = page.read_text(), sum(done.values())
+    lines: list[str] = []
+    assert _reproduce(tmp_path, lines).read_text() == text and sum(done.values()) == before
+    files = sorted((tmp_path / "cells").iterdir())
+    assert f"{len(files)} cells" in lines[0] and f"{len(files)} kept" in lines[0]
+    files[0].unlink()
+    assert _reproduce(tmp_path).read_text() == text and sum(done.values()) == before + 1
+    files[0].write_text("{")
+    with pytest.raises(RunError, match="delete it"):
+        _reproduce(tmp_path)
+
+
+def test_what_is_killed_goes_on_from_its_finished_cells(
+    tmp_path: Path, done: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(cell: Cell, folder: Path) -> None:
+        if sum(done.values()) == 5:
+            raise KeyboardInterrupt
+        _made_up(cell, folder, done=done)
+
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        context.setattr(work, "run_cell", killed)
+        _reproduce(tmp_path)
+    _reproduce(tmp_path)
+    assert sum(done.values()) == len(list((tmp_path / "cells").iterdir()))
+
+
+def test_a_foreign_directory_and_an_unknown_method_are_refused(tmp_path: Path, done: Counter[str]) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(RunError, match=r"thesis\.tex"):
+        _reproduce(tmp_path)
+    with pytest.raises(ConfigError, match="'lorra'"):
+        _reproduce(tmp_path / "new", methods=["lorra"])
+    assert not done
+
+
+def test_progress_counts_tasks() -> None:
+    seen: list[tuple[str, int, int]] = []
+    do_all([lambda: None] * 2, workers=1, label="cells", progress=lambda *step: seen.append(step))
+    assert seen == [("cells", 0, 2), ("cells", 1, 2), ("cells", 2, 2)]
+
+
+def test_workers_work_and_pass_on_errors(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in "abc"]
+    do_all([partial(file.write_text, "x") for file in files], workers=2, label="", progress=lambda *_: None)
+    assert all(file.exists() for file in files)
+    with pytest.raises(FileNotFoundError):
+        do_all(
+            [partial((tmp_path / "no" / "x").write_text, "x")], workers=2, label="", progress=lambda *_: None
+        )
+
+
+def test_the_budget_grows_with_the_scale() -> None:
+    from rasa_moe.reproduce.budget import estimated_seconds
+    from rasa_moe.reproduce.plan import unique
+    from rasa_moe.reproduce.protocol import QUICK, setting_of
+
+    totals = []
+    for scale in (QUICK, FULL):
+        plan = Plan(scale, ("testbed/olmoe", "testbed/qwen3"), METHODS, Config())
+        chosen = {(m, k.name): setting_of(Config(), k.tuned) for m in plan.models for k in plan.method_list()}
+        cells = unique([*plan.before_tuning(), *plan.after_tuning(chosen)])
+        totals.append(estimated_seconds(cells, workers=2, slowness=1.0))
+    assert 0 < totals[0] < totals[1] / 5
+    assert estimated_seconds(cells, workers=1, slowness=3.0) == pytest.approx(6 * totals[1])
