@@ -18,7 +18,7 @@ from rasa_moe.errors import TrainingError
 GOLDEN = Path(__file__).parent / "help"
 VERBS = [
     [], ["run"], ["collect"], ["detect"], ["align"], ["evaluate"], ["audit"], ["report"],
-    ["reattack"], ["detect-check"], ["init"], ["doctor"], ["export"], ["push"], ["inspect-log"],
+    ["reattack"], ["reproduce"], ["detect-check"], ["init"], ["doctor"], ["export"], ["push"], ["inspect-log"],
     ["patch"], ["patch", "save"], ["patch", "show"], ["patch", "apply"], ["patch", "revert"],
     ["testbed"], ["testbed", "build"], ["testbed", "chat"], ["testbed", "info"],
 ]  # fmt: skip

@@ -116,7 +116,7 @@ def test_the_files_say_what_the_cells_hold(tmp_path: Path, done: Counter[str]) -
     assert {row["trained"] for row in _table(tmp_path, "b_transfer")} >= {"all train families"}
     assert {row["axis"] for row in _table(tmp_path, "d_ablations")} >= {"rounds", "KL direction"}
     text = page.read_text()
-    assert "<script" not in text and "http" not in text and "<i>goal" not in text
+    assert "<script" not in text and "://" not in text and "<i>goal" not in text
     assert "RASA better: Full fine-tuning" in text and text.count("<svg") >= 2
     markdown = (tmp_path / "results.md").read_text()
     assert "| game/world " in markdown and "Of a method's trials" in markdown

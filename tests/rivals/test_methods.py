@@ -21,11 +21,12 @@ from rasa_moe.moe import discover, record, steer
 
 
 def test_full_fine_tuning_is_plain_adamw_on_the_answers(make_job: Callable[..., Job]) -> None:
-    job = make_job("full.epochs=2", "full.lr=1e-3")
+    job = make_job("full.epochs=2", "full.lr=1e-3", "align.lr_decay=true")
     tuned = RIVALS["full"].train(job).tensors
     model, batches = job.model, job.batches()
     model.requires_grad_(True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=job.config.align.weight_decay)
+    step = 0
     for epoch in range(2):
         for index in epoch_order(len(batches), seed=job.config.seed, epoch=epoch):
             batch = batches[index]
@@ -35,6 +36,8 @@ def test_full_fine_tuning_is_plain_adamw_on_the_answers(make_job: Callable[..., 
                 inputs = {"input_ids": batch.chats.input_ids, "attention_mask": batch.chats.attention_mask}
                 logits = model(**inputs, use_cache=False).logits[rows][:, :-1].flatten(0, 1)
                 loss = loss + torch.nn.functional.cross_entropy(logits, labels[:, 1:].flatten())
+            optimizer.param_groups[0]["lr"] = 1e-3 * (1 - step / (2 * len(batches)))
+            step += 1
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), job.config.align.max_grad_norm)

@@ -11,11 +11,11 @@ from rasa_moe.reproduce.cells import Cell
 from rasa_moe.reproduce.protocol import BASE, METHODS
 
 # Measured with one thread on the built-in models; `_PROBE_SECONDS` is what `probe` took there.
-_STEP_SECONDS = 0.22
+_CHAT_SECONDS = 0.0042
 _PROMPT_SECONDS = 0.004
 _CELL_SECONDS = 0.5
 _PROBE_SECONDS = 0.055
-# Work of one optimiser step relative to a supervised one: rerouting's second forward, for example.
+# Work on one chat relative to supervised training: rerouting's second forward, for example.
 _EFFORT = {"rerouting": 1.6, "rasa_replay": 1.1, "router_kl": 1.1, "lora": 1.2}
 _PAIRS_WON = 0.9
 
@@ -55,14 +55,21 @@ def slowness() -> float:
 
 def cell_seconds(cell: Cell) -> float:
     """Estimate one cell on the machine of the constants."""
-    return _CELL_SECONDS + _STEP_SECONDS * _steps(cell) + _PROMPT_SECONDS * num_prompts(cell)
+    return _CELL_SECONDS + _CHAT_SECONDS * _chats(cell) + _PROMPT_SECONDS * num_prompts(cell)
 
 
-def _steps(cell: Cell) -> float:
+def _chats(cell: Cell) -> float:
+    """Return how many chats pass through the model forwards and backwards."""
     if cell.method in (BASE, "steering"):
         return 0.0
-    steps = -(-_num_pairs(cell) // cell.config.align.batch_size)
-    return _EFFORT.get(cell.method, 1.0) * steps * _epochs(cell.method, cell.config)
+    settings = cell.config.align
+    beside_each_pair = 2 + settings.retain_per_pair + (settings.recovery_weight > 0)
+    return (
+        _EFFORT.get(cell.method, 1.0)
+        * _num_pairs(cell)
+        * beside_each_pair
+        * _epochs(cell.method, cell.config)
+    )
 
 
 def _num_pairs(cell: Cell) -> int:

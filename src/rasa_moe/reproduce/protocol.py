@@ -46,7 +46,13 @@ METHODS: tuple[Method, ...] = (
         "RASA, the paper's form (jailbreaks alone)",
         "align.expert_lr",
         None,
-        {"align.retain_weight": 0.0, "align.anchor_weight": 0.0},
+        {
+            "align.retain_weight": 0.0,
+            "align.anchor_weight": 0.0,
+            "align.recovery_weight": 0.0,
+            "align.router_retain_weight": 0.0,
+            "align.lr_decay": False,
+        },
     ),
     Method("full", "Full fine-tuning", "full.lr", "full"),
     Method("full_no_retain", "Full fine-tuning, jailbreaks alone", "full.lr", "full_no_retain"),
@@ -74,6 +80,10 @@ ABLATIONS: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]] = {
         (span, {"detect.span": span}) for span in ("response", "deciding", "last_prompt", "prompt", "both")
     ],
     "retain weight": [(f"{weight:g}", {"align.retain_weight": weight}) for weight in (0.0, 0.5, 1.0, 2.0)],
+    "recovery weight": [(f"{weight:g}", {"align.recovery_weight": weight}) for weight in (0.0, 1.0)],
+    "router retain weight": [
+        (f"{weight:g}", {"align.router_retain_weight": weight}) for weight in (0.0, 1.0)
+    ],
     "KL direction": [(kind, {"align.kl": kind}) for kind in ("forward", "reverse", "symmetric")],
     "rounds": [(str(rounds), {"align.rounds": rounds}) for rounds in (1, 2, 3, 5)],
     "number of pairs": [(str(pairs), {"pairs": pairs}) for pairs in (10, 30, 100)] + [("all", {})],

@@ -25,12 +25,12 @@ def about(plan: Plan) -> list[str]:
     """Return the paragraphs that a reader needs before the numbers."""
     scale = plan.scale
     pairs = "" if scale.pairs is None else f", at most {scale.pairs} of them"
+    share = f"{scale.goal_share:.0%}"
     seeds = (
-        f"Same data and budget: every seed draws the pairs of {scale.goal_share:.0%} of the train "
-        f"goals{pairs}, the "
-        "order of the batches and whatever else a method draws; every method sees the same pairs and the "
-        "same "
-        "harmless conversations as often as its settings say (by default each pair three times)."
+        f"Same data and budget: every seed draws the pairs of {share} of the train goals{pairs}, the order "
+        "of the batches and whatever else a method draws. Every method sees the same pairs and harmless "
+        "conversations as often as its settings say, by default each pair three times, with the same decay "
+        "of the learning rate."
     )
     if scale.tunes:
         factors = ", ".join(f"{factor:g}" for factor in scale.factors)

@@ -23,7 +23,7 @@ def _train_on_jailbreaks_alone(job: Job) -> Tuned:
         job,
         method="full_no_retain",
         weights=AllWeights(job.model, method="full_no_retain"),
-        loss=supervised(job, weights={"jailbreak": 1.0, "anchor": 0.0, "retain": 0.0}),
+        loss=supervised(job, weights={**dict.fromkeys(job.part_weights, 0.0), "jailbreak": 1.0}),
         batches=job.batches(),
         epochs=job.config.full.epochs,
         lr=job.config.full.lr,

@@ -23,6 +23,7 @@ from rasa_moe.align.rivals.training import AllWeights, train
 from rasa_moe.data.chats import Batch
 
 _METHOD = "rerouting"
+_KEPT = ("anchor", "retain")
 # Layers whose output is watched, as shares of the depth: the published settings for 32 layers are 10 and 20.
 _DEPTHS = (1 / 3, 2 / 3)
 
@@ -38,7 +39,7 @@ class _Rerouting:
             job, pairs=[replace(pair, anchor_answer=pair.jailbreak_answer) for pair in job.pairs]
         )
         self._harmful = [batch.part("jailbreak") for batch in attacked.batches()]
-        self._kept = [[batch.part(name) for name in batch.parts if name != "jailbreak"] for batch in batches]
+        self._kept = [[batch.part(name) for name in _KEPT if name in batch.parts] for batch in batches]
         with torch.no_grad():
             self._harmful_states = [self._states(chats) for chats in self._harmful]
             self._kept_states = [[self._states(chats) for chats in parts] for parts in self._kept]

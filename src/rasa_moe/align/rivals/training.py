@@ -174,6 +174,7 @@ def learn(
                 log=log,
                 phase=method,
                 round_number=epoch,
+                rates=_rates(lr, epoch, epochs) if config.lr_decay else None,
                 on_step=lambda steps=steps: job.progress(method, next(steps), epochs * len(batches)),  # type: ignore[misc]
             )
         change = {"trained weights": relative_change(before, weights.state_dict())}
@@ -181,3 +182,8 @@ def learn(
         if checkpoint is not None:
             checkpoint.save(phases_done=epoch + 1, log=log.lines)
     return tuple(log.lines)
+
+
+def _rates(lr: float, epoch: int, epochs: int) -> tuple[float, float]:
+    """Return the learning rate at the beginning and the end of an epoch: a straight line to 0, as in RASA."""
+    return lr * (1 - epoch / epochs), lr * (1 - (epoch + 1) / epochs)
