@@ -18,9 +18,10 @@ from rasa_moe.errors import TrainingError
 GOLDEN = Path(__file__).parent / "help"
 VERBS = [
     [], ["run"], ["collect"], ["detect"], ["align"], ["evaluate"], ["audit"], ["report"],
-    ["reattack"], ["reproduce"], ["detect-check"], ["init"], ["doctor"], ["export"], ["push"], ["inspect-log"],
+    ["reattack"], ["detect-check"], ["init"], ["doctor"], ["export"], ["push"], ["inspect-log"],
     ["patch"], ["patch", "save"], ["patch", "show"], ["patch", "apply"], ["patch", "revert"],
     ["testbed"], ["testbed", "build"], ["testbed", "chat"], ["testbed", "info"],
+    ["reproduce"],
 ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from rasa_moe.config import Config
 from rasa_moe.data.rows import Pair, Split
 from rasa_moe.data.source import Source, load_source
 from rasa_moe.errors import ConfigError, TrainingError
-from rasa_moe.files import sha256_file, sha256_json, write_json
+from rasa_moe.files import reported, sha256_file, sha256_json, write_json
 from rasa_moe.reproduce.protocol import BASE, METHODS
 
 if TYPE_CHECKING:
@@ -166,6 +166,8 @@ def collect_data(config: Config, families: Sequence[str], folder: Path) -> None:
     source = _source(config.data.source, tuple(families))
     judge = get_judge("exact" if source.is_synthetic else "rules")
     collected = collect(model, tokenizer, source=source, judge=judge, config=config.collect)
+    with reported(place):
+        place.mkdir(parents=True, exist_ok=True)
     write_pairs(place / "pairs.jsonl", collected.pairs)
     write_retain(place / "retain.jsonl", collected.retain)
     write_json(place / "collected.json", dict(collected.counts))

@@ -115,8 +115,10 @@ def _measure(work: Reproduction) -> tuple[list[Planned], Trials, Chosen]:
     """Do every cell that is missing; return all of them, the trials and what was chosen."""
     plan = work.plan
     before = list(plan.before_tuning())
-    # The values chosen do not change how many cells follow, so the defaults will do for the budget.
-    _say_budget(work, before, list(plan.after_tuning(_defaults(plan))))
+    # The values chosen do not change how many cells follow, so before tuning the defaults do for the budget.
+    is_tuned = all(cell.file(work.folder).exists() for cell in unique(before))
+    expected = _chosen(plan, _trials(work, before)) if is_tuned else _defaults(plan)
+    _say_budget(work, before, list(plan.after_tuning(expected)))
     _collect(work)
     _do(work, before, label="base and tuning" if plan.scale.tunes else "base models")
     trials = _trials(work, before)
