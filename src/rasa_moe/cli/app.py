@@ -13,7 +13,7 @@ from rasa_moe import __version__
 from rasa_moe.cli import attack, audit, detect_check, judge, pairs, patch, reattack, reproduce, testbed
 from rasa_moe.cli.console import err, note, out, plain, quiet_loading, resumable, say
 from rasa_moe.cli.work import work
-from rasa_moe.errors import RasaError
+from rasa_moe.errors import RasaError, RunError
 from rasa_moe.files import disk_full, is_disk_full
 from rasa_moe.run import STAGES
 from rasa_moe.rundir import RunDirectory
@@ -185,7 +185,11 @@ def export(
     from rasa_moe.files import write_text
 
     config = RunDirectory.open(run_dir).config
-    card = model_card(run_dir) if (run_dir / "evaluation.json").is_file() else None
+    try:
+        card = model_card(run_dir)
+    except RunError as error:
+        card = None
+        note(f"No model card: {error}")
     patch.write_checkpoint(
         config.model,
         patch.folder_of(run_dir),
@@ -193,9 +197,7 @@ def export(
         revision=config.revision,
         trust_remote_code=config.trust_remote_code,
     )
-    if card is None:
-        note(f"No model card, because nothing was measured yet: rasa-moe evaluate {run_dir}")
-    else:
+    if card is not None:
         write_text(destination / CARD_FILE, card)
         say(f"Model card: {destination / CARD_FILE}")
 

@@ -174,8 +174,7 @@ def write_checkpoint(
     else:
         patch.apply(model)
     export_checkpoint(model, tokenizer, destination)
-    num_tensors = check_export(model, destination)
-    say(f"Wrote the checkpoint to {destination}; loaded back, all {num_tensors} tensors have the same bits")
+    say(f"Wrote the checkpoint to {destination}; {check_export(model, destination)}")
 
 
 def rewrite_files(

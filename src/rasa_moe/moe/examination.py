@@ -18,6 +18,7 @@ from rasa_moe.moe.families import NO_LIVE_REPLAY, NO_SILENCE, ROUTER_WEIGHS_MORE
 from rasa_moe.moe.layers import MoeMap, discover
 
 Level = Literal["fine", "note", "stop"]
+_WORKING_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SCORING_WORDS = {
     "softmax": "softmax",
     "topk_softmax": "softmax after top-k",
@@ -152,7 +153,17 @@ def _folder(path: str, *, revision: str | None) -> Path | None:
 def _machine(moe: MoeMap, *, dtype: str, device: str) -> Iterator[Finding]:
     """Estimate memory and time of every stage."""
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    place = torch.device(automatic if device == "auto" else device)
+    try:
+        place = torch.device(automatic if device == "auto" else device)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        problem = (str(error).splitlines() or [""])[0]
+        yield Finding("machine", f"the device '{device}' cannot be used ({problem})", "stop")
+        return
+    if dtype not in {"auto", *_WORKING_DTYPES}:
+        allowed = ", ".join(_WORKING_DTYPES)
+        yield Finding("machine", f"'{dtype}' is no type to work in; give auto, {allowed}", "stop")
+        return
     working = _working_dtype(moe.model, dtype, place)
     size = budget.size_of(moe, working)
     speed = budget.measure(place, working)
@@ -182,8 +193,7 @@ def _advice(stage: str, size: budget.Size, speed: budget.Speed) -> str:
 def _working_dtype(model: PreTrainedModel, dtype: str, place: torch.device) -> torch.dtype:
     """Return the type a run would work in: on a CPU float32, elsewhere the type of the checkpoint."""
     if dtype != "auto":
-        named: torch.dtype = getattr(torch, dtype)
-        return named
+        return _WORKING_DTYPES[dtype]
     stated = getattr(model.config, "dtype", None)
     return torch.float32 if place.type == "cpu" or not isinstance(stated, torch.dtype) else stated
 
