@@ -13,7 +13,9 @@ from rasa_moe.errors import ModelError
 
 @contextmanager
 def swapped(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Use `tensors` in place of the parameters and buffers of the same names; the model's own come back bit for bit.
+    """Use `tensors` in place of the parameters and buffers of the same names for a while.
+
+    The model's own come back bit for bit.
 
     Args:
         model: The model; nothing else may train it meanwhile.
