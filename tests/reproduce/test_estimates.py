@@ -19,7 +19,9 @@ def _draw(rate: float, shape: tuple[int, ...], seed: int) -> np.ndarray:
 def test_one_seed_is_the_interval_over_goals_alone() -> None:
     values = _draw(0.4, (1, 3, 30), 0)
     mean, goals = mean_over_seeds(values), family_mean(values[0])
-    assert (mean.rate, mean.ci_low, mean.ci_high) == pytest.approx((goals.rate, goals.ci_low, goals.ci_high))
+    assert (mean.rate, mean.ci_low, mean.ci_high) == pytest.approx(
+        (goals.rate, goals.ci_low, goals.ci_high)
+    )
     assert math.isnan(mean.seed_sd) and mean.n == 90
 
 
@@ -28,7 +30,10 @@ def test_seeds_that_differ_widen_the_interval_by_their_t_interval() -> None:
     mean = mean_over_seeds(values)
     spread = stats.t.interval(0.95, 3, loc=0.5, scale=stats.sem([0, 1, 0, 1]))
     assert mean.rate == 0.5
-    assert mean.ci_low <= max(0.0, spread[0]) + 1e-12 and mean.ci_high >= min(1.0, spread[1]) - 1e-12
+    assert (
+        mean.ci_low <= max(0.0, spread[0]) + 1e-12
+        and mean.ci_high >= min(1.0, spread[1]) - 1e-12
+    )
 
 
 def test_the_rate_counts_every_seed_and_family_alike() -> None:
@@ -36,12 +41,18 @@ def test_the_rate_counts_every_seed_and_family_alike() -> None:
     values[0, 0] = [1, 1, 1, 1]
     values[0, 1, 0] = 0
     values[1, :, :2] = [[0, 1], [1, 0]]
-    assert mean_over_seeds(values).rate == pytest.approx(((1 + 0) / 2 + (0.5 + 0.5) / 2) / 2)
+    assert mean_over_seeds(values).rate == pytest.approx(
+        ((1 + 0) / 2 + (0.5 + 0.5) / 2) / 2
+    )
 
 
 def test_nothing_scored_is_no_rate() -> None:
     mean = mean_over_seeds(np.full((2, 1, 3), np.nan))
-    assert math.isnan(mean.rate) and (mean.ci_low, mean.ci_high, mean.n) == (0.0, 1.0, 0)
+    assert math.isnan(mean.rate) and (mean.ci_low, mean.ci_high, mean.n) == (
+        0.0,
+        1.0,
+        0,
+    )
 
 
 def test_a_planted_difference_is_found_and_a_null_is_not() -> None:
@@ -54,7 +65,9 @@ def test_a_planted_difference_is_found_and_a_null_is_not() -> None:
     assert other.difference == pytest.approx(-found.difference)
     assert (other.seeds_lower, other.seeds_higher) == (0, 5)
     p_values = [
-        difference_over_seeds(_draw(0.5, (2, 2, 30), seed), _draw(0.5, (2, 2, 30), 100 + seed)).p_value
+        difference_over_seeds(
+            _draw(0.5, (2, 2, 30), seed), _draw(0.5, (2, 2, 30), 100 + seed)
+        ).p_value
         for seed in range(40)
     ]
     assert 0.2 < float(np.mean(p_values)) < 0.8 and sum(p < 0.05 for p in p_values) <= 6
@@ -65,6 +78,19 @@ def test_the_p_value_is_the_exact_sign_flip_of_goals_where_goals_are_few() -> No
     # All six goals point the same way: 2 of 2^6 assignments of signs are as extreme.
     assert difference_over_seeds(first, second).p_value == pytest.approx(2 / 2**6)
     assert difference_over_seeds(first, first).p_value == 1.0
+
+
+def test_goals_that_all_agree_still_leave_doubt() -> None:
+    same = difference_over_seeds(np.ones((1, 2, 10)), np.ones((1, 2, 10)))
+    assert same.difference == 0.0 and same.ci_low < -0.05 and same.ci_high > 0.05
+    # Twice the goals, less doubt; and a difference in every goal is clear, but its size is not exact.
+    more = difference_over_seeds(np.ones((1, 2, 20)), np.ones((1, 2, 20)))
+    assert more.ci_high < same.ci_high
+    apart = difference_over_seeds(np.zeros((1, 2, 10)), np.ones((1, 2, 10)))
+    assert (apart.difference, apart.ci_low) == (
+        -1.0,
+        -1.0,
+    ) and -0.9 < apart.ci_high < -0.1
 
 
 def test_other_prompts_are_refused() -> None:

@@ -20,7 +20,13 @@ from rasa_moe.reproduce.plan import Plan
 from rasa_moe.reproduce.pool import do_all
 
 SCALE = Scale(
-    "tiny", seeds=3, factors=(1.0, 2.0), goals=12, tuning_goals=12, transfer_seeds=1, ablation_seeds=1
+    "tiny",
+    seeds=3,
+    factors=(1.0, 2.0),
+    goals=12,
+    tuning_goals=12,
+    transfer_seeds=1,
+    ablation_seeds=1,
 )
 METHODS = ("rasa", "full", "steering")
 # Attack rate, refused wrapped requests, ability. Steering wins on attacks, at a planted price.
@@ -41,8 +47,17 @@ def _made_up(cell: Cell, folder: Path, *, done: Counter[str]) -> None:
 
     def suite(name: str, kind: str, group: str, rate: float) -> dict[str, object]:
         goals = [f"<i>goal</i> {number}" for number in range(cell.goals)]
-        outcomes = [None if number == 0 else float(draw.random() < rate) for number in range(cell.goals)]
-        return {"name": name, "kind": kind, "group": group, "goals": goals, "outcomes": outcomes}
+        outcomes = [
+            None if number == 0 else float(draw.random() < rate)
+            for number in range(cell.goals)
+        ]
+        return {
+            "name": name,
+            "kind": kind,
+            "group": group,
+            "goals": goals,
+            "outcomes": outcomes,
+        }
 
     failed = cell.method == "steering" and cell.config.seed == 3
     suites = [
@@ -75,12 +90,20 @@ def done(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 def _reproduce(folder: Path, lines: list[str] | None = None, **changes: object) -> Path:
     said: list[str] = [] if lines is None else lines
-    arguments = {"scale": SCALE, "models": ["model-a"], "methods": METHODS, "on_line": said.append, **changes}
+    arguments = {
+        "scale": SCALE,
+        "models": ["model-a"],
+        "methods": METHODS,
+        "on_line": said.append,
+        **changes,
+    }
     return reproduce(folder, **arguments)  # type: ignore[arg-type]
 
 
 def _table(folder: Path, name: str) -> list[dict[str, str]]:
-    return list(csv.DictReader((folder / "tables" / f"{name}.csv").read_text().splitlines()))
+    return list(
+        csv.DictReader((folder / "tables" / f"{name}.csv").read_text().splitlines())
+    )
 
 
 def test_the_files_say_what_the_cells_hold(tmp_path: Path, done: Counter[str]) -> None:
@@ -93,28 +116,44 @@ def test_the_files_say_what_the_cells_hold(tmp_path: Path, done: Counter[str]) -
     )
     means = {(row["method"], row["measure"]): row for row in _table(tmp_path, "means")}
     assert (
-        means["base", "attack_held_out"]["rate"] == "1" and means["base", "attack_held_out"]["seeds"] == "1"
+        means["base", "attack_held_out"]["rate"] == "1"
+        and means["base", "attack_held_out"]["seeds"] == "1"
     )
     assert 0.0 < float(means["rasa", "attack_held_out"]["rate"]) < 0.3
     # The unscored goal is left out, "_done" suites are no ability, and the failed training is counted.
     assert means["base", "attack_held_out"]["n"] == str(2 * (SCALE.goals - 1))
     assert means["base", "ability"]["rate"] == "1"
-    assert (means["steering", "ability"]["seeds"], means["steering", "ability"]["failed"]) == ("2", "1")
+    assert (
+        means["steering", "ability"]["seeds"],
+        means["steering", "ability"]["failed"],
+    ) == ("2", "1")
     # "letter" opens unlike every trained family; "game|world" opens like "story".
     assert means["base", "attack_held_out_new_group"]["n"] == str(SCALE.goals - 1)
-    paired = {(row["second"], row["measure"]): row for row in _table(tmp_path, "paired")}
+    paired = {
+        (row["second"], row["measure"]): row for row in _table(tmp_path, "paired")
+    }
     assert paired["full", "attack_held_out"]["verdict"] == "RASA better"
     assert paired["steering", "wrapped_benign"]["seeds"] == "2"
     attacks = _table(tmp_path, "a_attacks")
-    assert {row["suite"] for row in attacks} == {"story", "game|world", "letter", "plain"}
+    assert {row["suite"] for row in attacks} == {
+        "story",
+        "game|world",
+        "letter",
+        "plain",
+    }
     assert {row["suite"] for row in _table(tmp_path, "c_costs")} == {
         "story",
         "harmless",
         "sums",
         "wrapped_done",
     }
-    assert {row["trained"] for row in _table(tmp_path, "b_transfer")} >= {"all train families"}
-    assert {row["axis"] for row in _table(tmp_path, "d_ablations")} >= {"rounds", "KL direction"}
+    assert {row["trained"] for row in _table(tmp_path, "b_transfer")} >= {
+        "all train families"
+    }
+    assert {row["axis"] for row in _table(tmp_path, "d_ablations")} >= {
+        "rounds",
+        "KL direction",
+    }
     text = page.read_text()
     assert "<script" not in text and "://" not in text and "<i>goal" not in text
     assert "RASA better: Full fine-tuning" in text and text.count("<svg") >= 2
@@ -139,7 +178,9 @@ def test_a_second_call_does_nothing_again_and_a_lost_cell_is_done_again(
     page = _reproduce(tmp_path)
     text, before = page.read_text(), sum(done.values())
     lines: list[str] = []
-    assert _reproduce(tmp_path, lines).read_text() == text and sum(done.values()) == before
+    assert (
+        _reproduce(tmp_path, lines).read_text() == text and sum(done.values()) == before
+    )
     files = sorted((tmp_path / "cells").iterdir())
     assert f"{len(files)} cells" in lines[0] and f"{len(files)} kept" in lines[0]
     files[0].unlink()
@@ -164,7 +205,9 @@ def test_what_is_killed_goes_on_from_its_finished_cells(
     assert sum(done.values()) == len(list((tmp_path / "cells").iterdir()))
 
 
-def test_a_foreign_directory_and_an_unknown_method_are_refused(tmp_path: Path, done: Counter[str]) -> None:
+def test_a_foreign_directory_and_an_unknown_method_are_refused(
+    tmp_path: Path, done: Counter[str]
+) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(RunError, match=r"thesis\.tex"):
         _reproduce(tmp_path)
@@ -175,17 +218,30 @@ def test_a_foreign_directory_and_an_unknown_method_are_refused(tmp_path: Path, d
 
 def test_progress_counts_tasks() -> None:
     seen: list[tuple[str, int, int]] = []
-    do_all([lambda: None] * 2, workers=1, label="cells", progress=lambda *step: seen.append(step))
+    do_all(
+        [lambda: None] * 2,
+        workers=1,
+        label="cells",
+        progress=lambda *step: seen.append(step),
+    )
     assert seen == [("cells", 0, 2), ("cells", 1, 2), ("cells", 2, 2)]
 
 
 def test_workers_work_and_pass_on_errors(tmp_path: Path) -> None:
     files = [tmp_path / name for name in "abc"]
-    do_all([partial(file.write_text, "x") for file in files], workers=2, label="", progress=lambda *_: None)
+    do_all(
+        [partial(file.write_text, "x") for file in files],
+        workers=2,
+        label="",
+        progress=lambda *_: None,
+    )
     assert all(file.exists() for file in files)
     with pytest.raises(FileNotFoundError):
         do_all(
-            [partial((tmp_path / "no" / "x").write_text, "x")], workers=2, label="", progress=lambda *_: None
+            [partial((tmp_path / "no" / "x").write_text, "x")],
+            workers=2,
+            label="",
+            progress=lambda *_: None,
         )
 
 
@@ -197,8 +253,14 @@ def test_the_budget_grows_with_the_scale() -> None:
     totals = []
     for scale in (QUICK, FULL):
         plan = Plan(scale, ("testbed/olmoe", "testbed/qwen3"), METHODS, Config())
-        chosen = {(m, k.name): setting_of(Config(), k.tuned) for m in plan.models for k in plan.method_list()}
+        chosen = {
+            (m, k.name): setting_of(Config(), k.tuned)
+            for m in plan.models
+            for k in plan.method_list()
+        }
         cells = unique([*plan.before_tuning(), *plan.after_tuning(chosen)])
         totals.append(estimated_seconds(cells, workers=2, slowness=1.0))
     assert 0 < totals[0] < totals[1] / 5
-    assert estimated_seconds(cells, workers=1, slowness=3.0) == pytest.approx(6 * totals[1])
+    assert estimated_seconds(cells, workers=1, slowness=3.0) == pytest.approx(
+        6 * totals[1]
+    )

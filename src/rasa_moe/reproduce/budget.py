@@ -11,12 +11,18 @@ from rasa_moe.reproduce.cells import Cell
 from rasa_moe.reproduce.protocol import BASE, METHODS
 
 # Measured with one thread on the built-in models; `_PROBE_SECONDS` is what `probe` took there.
-_CHAT_SECONDS = 0.0042
-_PROMPT_SECONDS = 0.004
+_CHAT_SECONDS = 0.0095
+_PROMPT_SECONDS = 0.0054
 _CELL_SECONDS = 0.5
-_PROBE_SECONDS = 0.055
+_PROBE_SECONDS = 0.0118
 # Work on one chat relative to supervised training: rerouting's second forward, for example.
-_EFFORT = {"rerouting": 1.6, "rasa_replay": 1.1, "router_kl": 1.1, "lora": 1.2}
+_EFFORT = {
+    "rasa": 0.68,
+    "rasa_paper": 0.68,
+    "random_experts": 0.68,
+    "rasa_replay": 0.76,
+    "lora": 1.15,
+}
 _PAIRS_WON = 0.9
 
 

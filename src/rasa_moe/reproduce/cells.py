@@ -58,7 +58,10 @@ class Cell:
             "format": FORMAT,
             "method": self.method,
             "config": self.config.model_dump(mode="json", include=_DECIDING),
-            "answers": [self.config.evaluate.max_new_tokens, self.config.evaluate.batch_tokens],
+            "answers": [
+                self.config.evaluate.max_new_tokens,
+                self.config.evaluate.batch_tokens,
+            ],
             "split": self.split,
             "goals": self.goals,
             "only_attacks": self.only_attacks,
@@ -68,7 +71,11 @@ class Cell:
         if (
             self.method != BASE
         ):  # the base model is not trained, so nothing about training decides its answers
-            facts |= {"goal_share": self.goal_share, "pairs": self.pairs, "families": self.families}
+            facts |= {
+                "goal_share": self.goal_share,
+                "pairs": self.pairs,
+                "families": self.families,
+            }
         elif self.families:
             facts |= {"families": self.families}
         return sha256_json(facts)
@@ -86,7 +93,12 @@ def run_cell(cell: Cell, folder: Path) -> None:
 
     model, tokenizer, moe = loaded(cell.config.model)
     source = _source(cell.config.data.source, cell.families)
-    facts: dict[str, Any] = {"cell": describe(cell), "suites": [], "error": None, "num_experts": None}
+    facts: dict[str, Any] = {
+        "cell": describe(cell),
+        "suites": [],
+        "error": None,
+        "num_experts": None,
+    }
     started = time.perf_counter()
     tensors: Mapping[str, Tensor] = {}
     if cell.method != BASE:
@@ -220,7 +232,10 @@ def _data(cell: Cell, folder: Path) -> tuple[list[Pair], list[RetainRow]]:
     collect_data(cell.config, cell.families, folder)
     place = data_folder(cell.config, cell.families, folder)
     pairs = draw_pairs(
-        read_pairs(place / "pairs.jsonl"), share=cell.goal_share, most=cell.pairs, seed=cell.config.seed
+        read_pairs(place / "pairs.jsonl"),
+        share=cell.goal_share,
+        most=cell.pairs,
+        seed=cell.config.seed,
     )
     return pairs, read_retain(place / "retain.jsonl")
 

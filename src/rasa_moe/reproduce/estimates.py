@@ -20,6 +20,7 @@ from rasa_moe.evaluate.statistics import (
     Floats,
     draw_goals,
     family_mean,
+    newcombe_interval,
     paired_change,
     weighted_family_means,
 )
@@ -84,7 +85,14 @@ def mean_over_seeds(outcomes: Floats) -> Mean:
     goals = family_mean(outcomes.reshape(-1, outcomes.shape[-1]), resamples=_RESAMPLES)
     rate = float(by_seed.mean()) if len(by_seed) else math.nan
     if math.isnan(rate):
-        return Mean(rate=rate, ci_low=0.0, ci_high=1.0, seeds=len(by_seed), seed_sd=math.nan, n=0)
+        return Mean(
+            rate=rate,
+            ci_low=0.0,
+            ci_high=1.0,
+            seeds=len(by_seed),
+            seed_sd=math.nan,
+            n=0,
+        )
     spread = _seed_half_width(by_seed)
     return Mean(
         rate=rate,
@@ -114,8 +122,7 @@ def difference_over_seeds(first: Floats, second: Floats) -> Difference:
     stacked = [outcomes.reshape(-1, num_goals) for outcomes in (first, second)]
     weights = draw_goals(num_goals, resamples=_RESAMPLES, seed=0)
     resampled = weighted_family_means(stacked[0], weights) - weighted_family_means(stacked[1], weights)
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, max(num_goals - 1, 1)))
-    half = math.hypot(quantile * float(np.nanstd(resampled)), _seed_half_width(by_seed))
+    half = math.hypot(_goal_half_width(stacked[0], stacked[1], resampled), _seed_half_width(by_seed))
     changes = [paired_change(other.ravel(), one.ravel()) for one, other in pairs]
     value = float(by_seed.mean())
     return Difference(
@@ -132,6 +139,29 @@ def difference_over_seeds(first: Floats, second: Floats) -> Difference:
 def _family_rate(outcomes: Floats) -> float:
     """Return the mean over families of each family's own rate: (F,G) -> scalar."""
     return float(weighted_family_means(outcomes, np.ones((1, outcomes.shape[1])))[0])
+
+
+def _goal_half_width(first: Floats, second: Floats, resampled: Floats) -> float:
+    """Return the half-width over goals; never 0, since goals that agree so far need not go on agreeing.
+
+    Args:
+        first: (rows, G).
+        second: (rows, G).
+        resampled: (B,) differences of the two when goals are drawn with replacement.
+    """
+    num_goals = int((~np.isnan(first - second)).any(axis=0).sum())
+    spread = float(np.nanstd(resampled))
+    if spread > 1e-12 and num_goals > 1:
+        return spread * float(stats.t.ppf((1 + CONFIDENCE) / 2, num_goals - 1))
+    # All goals alike: as if each were one pair of outcomes.
+    one, other = (round(_family_rate(values) * num_goals) for values in (first, second))
+    low, high = newcombe_interval(
+        kept=min(one, other),
+        gained=max(one - other, 0),
+        lost=max(other - one, 0),
+        n=num_goals,
+    )
+    return max(high - (one - other) / num_goals, (one - other) / num_goals - low)
 
 
 def _seed_half_width(by_seed: Floats) -> float:

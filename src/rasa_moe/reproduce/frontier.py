@@ -40,7 +40,10 @@ def frontier_points(model: str, tables: Mapping[str, Sequence[Row]]) -> list[Poi
     points = []
     means = {(row["method"], row["measure"]): row["rate"] for row in tables["means"] if row["model"] == model}
     for method in dict.fromkeys(method for method, _ in means):
-        price, attack = means.get((method, "wrapped_benign")), means.get((method, "attack_held_out"))
+        price, attack = (
+            means.get((method, "wrapped_benign")),
+            means.get((method, "attack_held_out")),
+        )
         if price is not None and attack is not None:
             style = {RASA: "ours", BASE: "base"}.get(method, "rival")
             points.append(Point(LABELS[method], price, 1 - attack, style, is_named=True))
@@ -109,10 +112,24 @@ def _axes() -> list[Html]:
     for value in (0.0, 0.01, 0.03, 0.1, 0.25, 0.5, 1.0):
         x = _x(value)
         drawn.append(el("line", x1=x, x2=x, y1=_TOP, y2=HEIGHT - _BOTTOM, class_="grid"))
-        drawn.append(el("text", percent(value), x=x, y=HEIGHT - _BOTTOM + 16, text_anchor="middle"))
+        drawn.append(
+            el(
+                "text",
+                percent(value),
+                x=x,
+                y=HEIGHT - _BOTTOM + 16,
+                text_anchor="middle",
+            )
+        )
     middle = (WIDTH + _LEFT) / 2
     drawn.append(
-        el("text", "Wrapped harmless requests refused", x=middle, y=HEIGHT - 6, text_anchor="middle")
+        el(
+            "text",
+            "Wrapped harmless requests refused",
+            x=middle,
+            y=HEIGHT - 6,
+            text_anchor="middle",
+        )
     )
     across = f"rotate(-90 12 {HEIGHT / 2:g})"
     drawn.append(

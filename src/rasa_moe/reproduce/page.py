@@ -38,7 +38,13 @@ def render(plan: Plan, tables: Mapping[str, Sequence[Row]]) -> str:
                 el("p", budget_words(plan)),
             ),
             el("main", *_sections(plan, tables)),
-            el("footer", el("p", "Made by rasa-moe reproduce; the same numbers are in tables/*.csv.")),
+            el(
+                "footer",
+                el(
+                    "p",
+                    "Made by rasa-moe reproduce; the same numbers are in tables/*.csv.",
+                ),
+            ),
         )
     )
     return f"<!DOCTYPE html>\n{el('html', _head(style), el('body', body), lang='en')}\n"
@@ -48,7 +54,10 @@ def _sections(plan: Plan, tables: Mapping[str, Sequence[Row]]) -> list[Html]:
     found = findings(plan, tables["paired"])
     parts = [_section("What was found", *(el("p", sentence) for sentence in found))] if found else []
     parts.append(
-        _section("How it was measured", *(el("p", paragraph, class_="note") for paragraph in about(plan)))
+        _section(
+            "How it was measured",
+            *(el("p", paragraph, class_="note") for paragraph in about(plan)),
+        )
     )
     parts.append(_section("(e) The frontier", *_frontiers(plan, tables)))
     for heading, group in groupby(sheets(plan, tables), key=lambda sheet: sheet.section):
@@ -67,7 +76,10 @@ def _frontiers(plan: Plan, tables: Mapping[str, Sequence[Row]]) -> list[Html]:
     ]
     for model in plan.models:
         drawn.append(
-            frontier_chart(frontier_points(model, tables), title=f"{model}: test goals and families")
+            frontier_chart(
+                frontier_points(model, tables),
+                title=f"{model}: test goals and families",
+            )
         )
         trials = trial_points(model, tables)
         if trials:
@@ -77,7 +89,11 @@ def _frontiers(plan: Plan, tables: Mapping[str, Sequence[Row]]) -> list[Html]:
 
 
 def _sheet(sheet: Sheet) -> Html:
-    return table(sheet.head, ([_cell(cell) for cell in row] for row in sheet.body), caption=sheet.title)
+    return table(
+        sheet.head,
+        ([_cell(cell) for cell in row] for row in sheet.body),
+        caption=sheet.title,
+    )
 
 
 def _cell(cell: Cell) -> Html:

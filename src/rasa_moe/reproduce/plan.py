@@ -80,7 +80,10 @@ class Plan:
         """Yield the base models, and every trial of every method if there is a choice among trials."""
         for model in self.models:
             config = self._config(model, {}, seed=TUNING_SEED)
-            yield Place("base", model, BASE), Cell(BASE, config, "test", self.scale.goals)
+            yield (
+                Place("base", model, BASE),
+                Cell(BASE, config, "test", self.scale.goals),
+            )
             if self.scale.tunes:
                 yield Place("tuning base", model, BASE), self._validation(BASE, config)
                 yield from self._trials(model)
@@ -94,9 +97,15 @@ class Plan:
         for seed in range(1, self.scale.seeds + 1):
             for model in self.models:
                 for method in self.method_list():
-                    settings = {**method.settings, method.tuned: chosen[model, method.name]}
+                    settings = {
+                        **method.settings,
+                        method.tuned: chosen[model, method.name],
+                    }
                     config = self._config(model, settings, seed=seed)
-                    yield Place("main", model, method.name, seed=seed), self._trained(method.name, config)
+                    yield (
+                        Place("main", model, method.name, seed=seed),
+                        self._trained(method.name, config),
+                    )
         if RASA in self.methods:
             yield from self._transfer(chosen)
             yield from self._ablations(chosen)
@@ -105,7 +114,10 @@ class Plan:
         for method in self.method_list():
             for value in trials_of(method, self.scale, self.config):
                 config = self._config(model, {**method.settings, method.tuned: value}, seed=TUNING_SEED)
-                yield Place("tuning", model, method.name, f"{value:g}"), self._validation(method.name, config)
+                yield (
+                    Place("tuning", model, method.name, f"{value:g}"),
+                    self._validation(method.name, config),
+                )
 
     def _transfer(self, chosen: Mapping[tuple[str, str], float]) -> Iterator[Planned]:
         if not self.scale.transfer_seeds:
@@ -135,12 +147,22 @@ class Plan:
                     yield Place("ablation", model, RASA, axis, value, seed), cell
 
     def _config(self, model: str, settings: Mapping[str, Any], *, seed: int) -> Config:
-        return with_settings(self.config, {"model": model, "seed": seed, **settings})
+        shared = {
+            "model": model,
+            "seed": seed,
+            "align.batch_size": self.scale.batch_size,
+        }
+        return with_settings(self.config, {**shared, **settings})
 
     def _validation(self, method: str, config: Config) -> Cell:
         scale = self.scale
         return Cell(
-            method, config, "validation", scale.tuning_goals, goal_share=scale.goal_share, pairs=scale.pairs
+            method,
+            config,
+            "validation",
+            scale.tuning_goals,
+            goal_share=scale.goal_share,
+            pairs=scale.pairs,
         )
 
     def _trained(self, method: str, config: Config, *, pairs: int | None = None) -> Cell:

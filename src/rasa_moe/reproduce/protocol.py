@@ -55,12 +55,22 @@ METHODS: tuple[Method, ...] = (
         },
     ),
     Method("full", "Full fine-tuning", "full.lr", "full"),
-    Method("full_no_retain", "Full fine-tuning, jailbreaks alone", "full.lr", "full_no_retain"),
+    Method(
+        "full_no_retain",
+        "Full fine-tuning, jailbreaks alone",
+        "full.lr",
+        "full_no_retain",
+    ),
     Method("lora", "LoRA", "rivals.lora.lr", "lora"),
     Method("experts_only", "All experts", "rivals.experts_only.lr", "experts_only"),
     Method("routers_only", "Routers only", "rivals.routers_only.lr", "routers_only"),
     Method("random_experts", "RASA on random experts", "align.expert_lr", "random_experts"),
-    Method("affinity_experts", "Experts by affinity", "rivals.affinity_experts.lr", "affinity_experts"),
+    Method(
+        "affinity_experts",
+        "Experts by affinity",
+        "rivals.affinity_experts.lr",
+        "affinity_experts",
+    ),
     Method("steering", "Router steering", "rivals.steering.strength", "steering"),
     Method("router_kl", "Last-token router KL", "rivals.router_kl.lr", "router_kl"),
     Method("rerouting", "Representation rerouting", "rivals.rerouting.lr", "rerouting"),
@@ -86,7 +96,10 @@ ABLATIONS: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]] = {
     ],
     "KL direction": [(kind, {"align.kl": kind}) for kind in ("forward", "reverse", "symmetric")],
     "rounds": [(str(rounds), {"align.rounds": rounds}) for rounds in (1, 2, 3, 5)],
-    "number of pairs": [(str(pairs), {"pairs": pairs}) for pairs in (10, 30, 100)] + [("all", {})],
+    "number of pairs": [
+        *((str(pairs), {"pairs": pairs}) for pairs in (10, 30, 80, 160)),
+        ("all that were drawn", {"pairs": 1_000_000}),
+    ],
 }
 
 
@@ -102,6 +115,7 @@ class Scale:
         tuning_goals: Validation goals in one suite.
         goal_share: Share of the train goals whose pairs a seed draws.
         pairs: Most pairs a seed draws; None for all of the drawn goals.
+        batch_size: Pairs of one optimiser step; smaller where pairs are few, to keep the number of steps.
         transfer_seeds: Trainings of each cell of the transfer matrix; 0 leaves it out.
         ablation_seeds: Trainings of each ablation; 0 leaves them out.
     """
@@ -113,6 +127,7 @@ class Scale:
     tuning_goals: int
     goal_share: float = 0.8
     pairs: int | None = None
+    batch_size: int = 16
     transfer_seeds: int = 0
     ablation_seeds: int = 0
 
@@ -128,10 +143,12 @@ FULL = Scale(
     factors=(0.5, 1.0, 2.0, 4.0),
     goals=40,
     tuning_goals=40,
-    transfer_seeds=2,
-    ablation_seeds=2,
+    pairs=160,
+    batch_size=8,
+    transfer_seeds=1,
+    ablation_seeds=1,
 )
-QUICK = Scale("quick", seeds=2, factors=(1.0,), goals=20, tuning_goals=20, pairs=128)
+QUICK = Scale("quick", seeds=2, factors=(1.0,), goals=16, tuning_goals=16, pairs=64, batch_size=4)
 
 MOST_WRAPPED_REFUSALS = 0.03
 MOST_ABILITY_LOST = 0.01
@@ -180,7 +197,10 @@ def choose(trials: Sequence[Trial], base: Trial) -> Trial:
         trials: Of one method on one model; at least one.
         base: The base model on the same goals.
     """
-    return min(trials, key=lambda trial: (trial.excess(base), _last_if_nan(trial.attack), trial.value))
+    return min(
+        trials,
+        key=lambda trial: (trial.excess(base), _last_if_nan(trial.attack), trial.value),
+    )
 
 
 def _last_if_nan(value: float) -> float:

@@ -74,7 +74,10 @@ def _means(plan: Plan, model: str, tables: Mapping[str, Sequence[Row]]) -> Sheet
     names = [name for name in MEASURES if any(measure == name for _, measure in rows)]
     failed = {method: row["failed"] for (method, _), row in rows.items()}
     body = [
-        (_label(method, failed.get(method, 0)), *(rate_cell(rows.get((method, name))) for name in names))
+        (
+            _label(method, failed.get(method, 0)),
+            *(rate_cell(rows.get((method, name))) for name in names),
+        )
         for method in _methods(plan)
     ]
     head = ("Method", *(MEASURES[name][0] for name in names))
@@ -86,7 +89,10 @@ def _paired(plan: Plan, model: str, tables: Mapping[str, Sequence[Row]]) -> Shee
         (
             Cell(LABELS[row["second"]]),
             Cell(MEASURES[row["measure"]][0]),
-            Cell(points(row["difference"]), f"{points(row['ci_low'])} to {points(row['ci_high'])}"),
+            Cell(
+                points(row["difference"]),
+                f"{points(row['ci_low'])} to {points(row['ci_high'])}",
+            ),
             Cell(f"{row['p_value_adjusted']:.3f}"),
             Cell(f"{row['seeds_lower']} / {row['seeds_higher']} of {row['seeds']}"),
             Cell(row["verdict"]),
@@ -94,8 +100,20 @@ def _paired(plan: Plan, model: str, tables: Mapping[str, Sequence[Row]]) -> Shee
         for row in tables["paired"]
         if row["model"] == model
     ]
-    head = ("Against", "Measure", "RASA minus it, points", "Adjusted p", "Seeds lower / higher", "Verdict")
-    return Sheet("RASA against each method", f"{model}: the same prompts, the same seeds", head, tuple(body))
+    head = (
+        "Against",
+        "Measure",
+        "RASA minus it, points",
+        "Adjusted p",
+        "Seeds lower / higher",
+        "Verdict",
+    )
+    return Sheet(
+        "RASA against each method",
+        f"{model}: the same prompts, the same seeds",
+        head,
+        tuple(body),
+    )
 
 
 def _attacks(plan: Plan, model: str, tables: Mapping[str, Sequence[Row]]) -> Sheet:
@@ -107,12 +125,21 @@ def _attacks(plan: Plan, model: str, tables: Mapping[str, Sequence[Row]]) -> She
 def _costs(plan: Plan, model: str, tables: Mapping[str, Sequence[Row]]) -> Sheet:
     rows = [row for row in tables["c_costs"] if row["model"] == model]
     title = f"{model}: refused share of harmless requests, right answers of abilities"
-    marks = {"wrapped_benign": "refused, wrapped", "over_refusal": "refused", "ability": "right"}
+    marks = {
+        "wrapped_benign": "refused, wrapped",
+        "over_refusal": "refused",
+        "ability": "right",
+    }
     return _by_suite("(c) What it costs", title, plan, rows, marks=marks)
 
 
 def _by_suite(
-    section: str, title: str, plan: Plan, rows: Sequence[Row], *, marks: Mapping[str, str]
+    section: str,
+    title: str,
+    plan: Plan,
+    rows: Sequence[Row],
+    *,
+    marks: Mapping[str, str],
 ) -> Sheet:
     cells = {(row["kind"], row["suite"], row["method"]): row for row in rows}
     suites = list({(row["kind"], row["suite"]): None for row in rows})
@@ -138,16 +165,22 @@ def _transfer(plan: Plan, model: str, tables: Mapping[str, Sequence[Row]]) -> Sh
             *(
                 Cell(DASH)
                 if (one, other) not in cells
-                else Cell(percent(cells[one, other]["rate"]), "t" if cells[one, other]["is_trained"] else "")
+                else Cell(
+                    percent(cells[one, other]["rate"]),
+                    "t" if cells[one, other]["is_trained"] else "",
+                )
                 for other in tested
             ),
         )
         for one in trained
     ]
-    title = (
-        f"{model}: attack success after RASA on one family (row), asked in each (column); t: trained on it"
+    title = f"{model}: attack success after RASA on one family (row), asked in each (column); t: trained"
+    return Sheet(
+        "(b) Transfer from family to family",
+        title,
+        ("Trained on", *tested),
+        tuple(body),
     )
-    return Sheet("(b) Transfer from family to family", title, ("Trained on", *tested), tuple(body))
 
 
 def _ablations(plan: Plan, model: str, tables: Mapping[str, Sequence[Row]]) -> Sheet:
@@ -168,7 +201,12 @@ def _ablations(plan: Plan, model: str, tables: Mapping[str, Sequence[Row]]) -> S
         for axis, value, count in values
     ]
     head = ("Setting", *(MEASURES[name][0] for name in names))
-    return Sheet("(d) Ablations of RASA", f"{model}: one setting varied at a time", head, tuple(body))
+    return Sheet(
+        "(d) Ablations of RASA",
+        f"{model}: one setting varied at a time",
+        head,
+        tuple(body),
+    )
 
 
 def _tuning(plan: Plan, model: str, tables: Mapping[str, Sequence[Row]]) -> Sheet:
@@ -188,7 +226,14 @@ def _tuning(plan: Plan, model: str, tables: Mapping[str, Sequence[Row]]) -> Shee
         )
         for row in rows
     ]
-    head = ("Method", "Setting", "ASR, validation families", "Wrapped harmless refused", "Ability", "")
+    head = (
+        "Method",
+        "Setting",
+        "ASR, validation families",
+        "Wrapped harmless refused",
+        "Ability",
+        "",
+    )
     return Sheet("Settings", f"{model}: every trial, on validation goals", head, tuple(body))
 
 

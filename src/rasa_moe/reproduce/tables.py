@@ -15,7 +15,13 @@ from rasa_moe.reproduce.results import MEASURES, Measured, select, stack
 
 Row = dict[str, Any]
 _ATTACKS = ("attack_trained", "attack_held_out")
-_COMPARED = ("attack_trained", "attack_held_out", "wrapped_benign", "over_refusal", "ability")
+_COMPARED = (
+    "attack_trained",
+    "attack_held_out",
+    "wrapped_benign",
+    "over_refusal",
+    "ability",
+)
 _CLEAR = 0.05
 
 
@@ -47,7 +53,13 @@ def suites_table(measured: Sequence[Measured], plan: Plan, *, attacks: bool) -> 
         for kind, name, group in asked:
             for method in (BASE, *(method.name for method in plan.method_list())):
                 values = stack(trainings_of(measured, model, method), kind, suite=name)
-                line = {"model": model, "suite": name, "kind": kind, "group": group, "method": method}
+                line = {
+                    "model": model,
+                    "suite": name,
+                    "kind": kind,
+                    "group": group,
+                    "method": method,
+                }
                 rows += [] if values is None else [{**line, **asdict(mean_over_seeds(values))}]
     return rows
 
@@ -67,7 +79,10 @@ def paired_table(measured: Sequence[Measured], plan: Plan) -> list[Row]:
 
 
 def _against(measured: Sequence[Measured], model: str, other: str) -> Iterator[Row]:
-    ours, theirs = trainings_of(measured, model, RASA), trainings_of(measured, model, other)
+    ours, theirs = (
+        trainings_of(measured, model, RASA),
+        trainings_of(measured, model, other),
+    )
     both = {one.place.seed for one in ours if not one.has_failed} & {
         one.place.seed for one in theirs if not one.has_failed
     }
@@ -75,7 +90,13 @@ def _against(measured: Sequence[Measured], model: str, other: str) -> Iterator[R
         values = [stack([one for one in side if one.place.seed in both], name) for side in (ours, theirs)]
         if values[0] is not None and values[1] is not None:
             difference = asdict(difference_over_seeds(values[0], values[1]))
-            yield {"model": model, "measure": name, "first": RASA, "second": other, **difference}
+            yield {
+                "model": model,
+                "measure": name,
+                "first": RASA,
+                "second": other,
+                **difference,
+            }
 
 
 def _verdict(line: Row) -> str:
@@ -118,8 +139,16 @@ def ablation_table(measured: Sequence[Measured], plan: Plan) -> list[Row]:
     for model in plan.models if plan.scale.ablation_seeds else ():
         for axis, value, _ in ablation_values():
             trainings = select(measured, "ablation", model, row=axis, value=value)
-            experts = next((one.content["num_experts"] for one in trainings if not one.has_failed), None)
-            line = {"model": model, "axis": axis, "value": value, "num_experts": experts}
+            experts = next(
+                (one.content["num_experts"] for one in trainings if not one.has_failed),
+                None,
+            )
+            line = {
+                "model": model,
+                "axis": axis,
+                "value": value,
+                "num_experts": experts,
+            }
             rows += [{**line, **mean} for mean in _mean_lines(trainings)]
             failed = [one.content["error"] for one in trainings if one.has_failed]
             rows += [{**line, "measure": "failed", "error": failed[0]}] if failed else []
@@ -127,7 +156,9 @@ def ablation_table(measured: Sequence[Measured], plan: Plan) -> list[Row]:
 
 
 def tuning_table(
-    plan: Plan, trials: Mapping[tuple[str, str], Sequence[Trial]], chosen: Mapping[tuple[str, str], float]
+    plan: Plan,
+    trials: Mapping[tuple[str, str], Sequence[Trial]],
+    chosen: Mapping[tuple[str, str], float],
 ) -> list[Row]:
     """Return one line a trial, on validation goals, with what was chosen; or the values in use."""
     rows: list[Row] = []

@@ -30,7 +30,7 @@ def about(plan: Plan) -> list[str]:
         f"Same data and budget: every seed draws the pairs of {share} of the train goals{pairs}, the order "
         "of the batches and whatever else a method draws. Every method sees the same pairs and harmless "
         "conversations as often as its settings say, by default each pair three times, with the same decay "
-        "of the learning rate."
+        f"of the learning rate, in steps of {scale.batch_size} pairs."
     )
     if scale.tunes:
         factors = ", ".join(f"{factor:g}" for factor in scale.factors)
