@@ -200,7 +200,8 @@ def _sentence(name: str, component: str, share: Returned) -> str:
         f"{name}: with {COMPONENTS[component]}, ASR goes from {share.tuned_rate:.2f} "
         f"to {share.swapped_rate:.2f} (base {share.base_rate:.2f}); "
         f"{share.share_returned:.0%} of the gain is lost "
-        f"(95 % interval {share.ci_low:.0%} to {share.ci_high:.0%})."
+        f"(95 % interval {share.ci_low:.0%} to {share.ci_high:.0%}), "
+        f"and {share.harmlessness_lost or 0.0:.0%} of its harmless answers."
     )
 
 

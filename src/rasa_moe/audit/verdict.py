@@ -106,4 +106,10 @@ def _share(game: Shapley, weights: Mapping[str, float]) -> Interval:
 
 
 def _range(interval: Interval) -> str:
-    return f"{interval.value:.0%} ({interval.ci_low:.0%} to {interval.ci_high:.0%})"
+    value, low, high = map(_percent, (interval.value, interval.ci_low, interval.ci_high))
+    return f"{value} ({low} to {high})"
+
+
+def _percent(share: float) -> str:
+    """Write a share without a sign before zero."""
+    return f"{round(share, 2) + 0.0:.0%}"
