@@ -140,7 +140,7 @@ class Scale:
 FULL = Scale(
     "full",
     seeds=5,
-    factors=(0.5, 1.0, 2.0, 4.0),
+    factors=(0.3, 1.0, 3.0, 10.0),  # wide, since the defaults of rivals are nobody's tuned values
     goals=40,
     tuning_goals=40,
     pairs=160,
