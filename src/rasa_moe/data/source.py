@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
 
-from rasa_moe.data.rows import PLAIN_FAMILY, PromptRow, Split, read_rows, require_no_leakage
-from rasa_moe.errors import DataError
+from rasa_moe.data.jsonl import listing
+from rasa_moe.data.public import PUBLIC_SETS
+from rasa_moe.data.rows import KINDS, PLAIN_FAMILY, Kind, PromptRow, Split, read_rows, require_no_leakage
+from rasa_moe.data.tables import read_table
+from rasa_moe.data.understand import Understood, assign_splits, parse_columns, understand
+from rasa_moe.errors import ConfigError, DataError
 
 TESTBED = "testbed"
+JOINT = " + "
+AS = " as "
+TRAIN: Split = "train"
+TEST: Split = "test"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,38 +48,131 @@ class Source:
         return sorted(family for family, split in self.family_splits.items() if split in splits)
 
 
-def load_source(name: str, *, families: Sequence[str] = ()) -> Source:
+def load_source(
+    name: str,
+    *,
+    families: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    kind: str = "harmful",
+    limit: int | None = None,
+) -> Source:
     """Load prompts and decide which attack families are trained on.
 
     Args:
-        name: "testbed", or the path of a JSONL file of prompts.
+        name: "testbed"; the path of a table; a data set of the hub (`hf:owner/name@revision#split`); a public
+            set by name; or several of them, joined by " + ". Each may end in " as KIND".
         families: Families to train on. Empty: the testbed's own train families, or every family of the file.
+        columns: Which column holds what, such as "goal=Behavior"; the others are found by their usual names.
+        kind: What the requests of a table are that does not say so itself.
+        limit: Most rows taken from one source, the first ones; None for all.
 
     Raises:
         DataError: Bad file, a goal in two splits, or an unknown family.
+        ConfigError: A column setting or the kind is wrong.
     """
     if name == TESTBED:
         from rasa_moe.testbed.families import family_splits
         from rasa_moe.testbed.rows import testbed_rows
 
         rows: Sequence[PromptRow] = testbed_rows()
-        splits: dict[str, Split] = dict(family_splits())
+        splits = dict(family_splits())
     else:
-        rows = read_rows(name)
+        rows = _rows_of(name, columns=columns, kind=kind, limit=limit)
         require_no_leakage(rows)
-        splits = {row.family: "train" for row in rows if is_attack(row)}
+        splits = {row.family: TRAIN for row in rows if is_attack(row)}
+    return with_families(Source(name=name, rows=tuple(rows), family_splits=splits), families)
+
+
+def with_families(source: Source, families: Sequence[str]) -> Source:
+    """Return the source with only the given families to train on; none given: as it is.
+
+    Raises:
+        DataError: There is no such family.
+    """
+    splits = source.family_splits
     unknown = sorted(set(families) - set(splits))
     if unknown:
-        raise DataError(
-            f"{name} has no attack family {', '.join(unknown)}; "
-            f"it has {', '.join(sorted(splits)) or 'none at all'}."
-        )
-    if families:
-        splits = {
-            family: "train" if family in families else "test" if split == "train" else split
-            for family, split in splits.items()
-        }
-    return Source(name=name, rows=tuple(rows), family_splits=splits)
+        known = ", ".join(sorted(splits)) or "none at all"
+        raise DataError(f"{source.name} has no attack family {', '.join(unknown)}; it has {known}")
+    if not families:
+        return source
+    chosen = {
+        family: TRAIN if family in families else TEST if split == TRAIN else split
+        for family, split in splits.items()
+    }
+    return Source(name=source.name, rows=source.rows, family_splits=chosen)
+
+
+def _rows_of(name: str, *, columns: Sequence[str], kind: str, limit: int | None) -> list[PromptRow]:
+    fixed: list[PromptRow] = []  # rows that say their split themselves
+    free: list[PromptRow] = []
+    for part in (part.strip() for part in name.split(JOINT)):
+        rows, has_split = read_part(part, columns=columns, kind=kind)
+        (fixed if has_split else free).extend(rows[:limit])
+    rows = [*fixed, *assign_splits(free, fixed=fixed)]
+    counts = Counter(row.id for row in rows)
+    doubled = [row_id for row_id, count in counts.items() if count > 1]
+    if doubled:
+        raise DataError(f"{name}: the id {doubled[0]!r} is used {counts[doubled[0]]} times; make ids unique")
+    return rows
+
+
+def read_part(
+    name: str, *, columns: Sequence[str] = (), kind: str = "harmful"
+) -> tuple[list[PromptRow], bool]:
+    """Read one source and say whether its rows name their own split.
+
+    Raises:
+        DataError: The source is missing or broken; bad lines are listed.
+    """
+    name, kind = split_kind(name, default=kind)
+    if is_native(name) and not columns:
+        return read_rows(name), True
+    understood = understand_source(name, columns=columns, kind=kind)
+    if understood.problems:
+        headline = f"{name} has {len(understood.problems)} bad rows (see: rasa-moe pairs check)"
+        raise DataError(listing(headline, understood.problems))
+    if not understood.rows:
+        raise DataError(f"{name} has no rows; give a file with at least one")
+    return list(understood.rows), "split" in understood.columns
+
+
+def understand_source(name: str, *, columns: Sequence[str] = (), kind: str = "harmful") -> Understood:
+    """Read one source that was not written for us, or a public set by its name.
+
+    Raises:
+        DataError: The source cannot be read at all.
+        ConfigError: A column setting or the kind is wrong.
+    """
+    name, kind = split_kind(name, default=kind)
+    if kind not in KINDS:
+        raise ConfigError(f"data.kind is {kind!r}; choose one of {', '.join(KINDS)}")
+    given = parse_columns(columns)
+    public = PUBLIC_SETS.get(name.lower())
+    if public is None:
+        return understand(read_table(name), columns=given, kind=cast(Kind, kind))
+    table = read_table(public.source)
+    return understand(table, columns={**public.columns, **given}, kind=public.kind, kinds=public.kinds)
+
+
+def split_kind(name: str, *, default: str) -> tuple[str, str]:
+    """Take "questions.csv as harmless" apart; a name that does not end so keeps the default kind."""
+    path, found, kind = name.rpartition(AS)
+    return (path.strip(), kind.strip()) if found and kind.strip() in KINDS else (name, default)
+
+
+def is_native(name: str) -> bool:
+    """Whether a file is JSONL in our own form: its first row names an id, a kind and a prompt."""
+    path = Path(name)
+    if path.suffix.lower() not in (".jsonl", ".ndjson"):
+        return False
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            first = json.loads(next((line for line in file if line.strip()), "null"))
+    except (OSError, ValueError):
+        return True  # the strict reader says best what is wrong
+    has_prompt = isinstance(first, dict) and ("prompt" in first or "messages" in first)
+    return not isinstance(first, dict) or (has_prompt and {"id", "kind"} <= set(first))
 
 
 def is_attack(row: PromptRow) -> bool:

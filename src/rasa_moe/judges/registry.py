@@ -2,6 +2,13 @@
 
 A package adds a judge by an entry point in the group `rasa_moe.judges` that names a class, or another
 callable, which takes no arguments and returns a `Judge`.
+
+Judges that need a model are named with it:
+
+    llama-guard:MODEL                       a Llama Guard in memory
+    harmbench:MODEL?prompt=FILE             a HarmBench classifier in memory, with its prompt
+    llm-harmbench:http://HOST/v1?model=M    a served model, asked by a rubric; also llm-strongreject:,
+                                            and &prompt=FILE for another wording
 """
 
 from __future__ import annotations
@@ -9,6 +16,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from urllib.parse import parse_qs
 
 from rasa_moe.errors import ConfigError
 from rasa_moe.judges.base import Judge
@@ -17,11 +26,20 @@ from rasa_moe.judges.rules import RuleJudge
 
 ENTRY_POINT_GROUP = "rasa_moe.judges"
 
+MODEL_JUDGES = ("llama-guard", "harmbench", "llm-harmbench", "llm-strongreject")
+
 _BUILT_IN: dict[str, Callable[[], Judge]] = {ExactJudge.name: ExactJudge, RuleJudge.name: RuleJudge}
+
+_EXAMPLES = {
+    "llama-guard": "llama-guard:meta-llama/Llama-Guard-3-8B",
+    "harmbench": "harmbench:cais/HarmBench-Llama-2-13b-cls?prompt=prompt.txt",
+    "llm-harmbench": "llm-harmbench:http://localhost:8000/v1?model=NAME",
+    "llm-strongreject": "llm-strongreject:http://localhost:8000/v1?model=NAME",
+}
 
 
 def judge_names() -> list[str]:
-    """List every judge that can be asked for, in alphabetical order."""
+    """List every judge that needs no model, in alphabetical order."""
     return sorted({*_BUILT_IN, *_announced()})
 
 
@@ -33,6 +51,9 @@ def get_judge(name: str) -> Judge:
     """
     if name in _BUILT_IN:
         return _BUILT_IN[name]()
+    kind, colon, argument = name.partition(":")
+    if kind in MODEL_JUDGES:
+        return _with_model(kind, argument if colon else "")
     announced = _announced()
     if name not in announced:
         names = judge_names()
@@ -40,6 +61,37 @@ def get_judge(name: str) -> Judge:
         hint = f"did you mean {nearest[0]!r}? " if nearest else ""
         raise ConfigError(f"there is no judge {name!r}; {hint}choose one of {', '.join(names)}")
     return _make(announced[name])
+
+
+def _with_model(kind: str, argument: str) -> Judge:
+    """Make a judge that needs a model, from what stands after the colon of its name."""
+    place, _, query = argument.partition("?")
+    options = {key: values[-1] for key, values in parse_qs(query).items()}
+    allowed = {"llama-guard": set(), "harmbench": {"prompt"}}.get(kind, {"model", "prompt"})
+    unknown = sorted(set(options) - allowed)
+    if not place or unknown:
+        said = f"does not know {unknown[0]!r}" if unknown else "needs a model after a colon"
+        raise ConfigError(f"judge {kind!r} {said}; write it like {_EXAMPLES[kind]}")
+    if not kind.startswith("llm-"):
+        from rasa_moe.judges.classifier import load_classifier
+
+        return load_classifier(
+            place,
+            style="llama-guard" if kind == "llama-guard" else "harmbench",
+            prompt_file=options.get("prompt"),
+        )
+    from rasa_moe.judges.endpoint import Endpoint
+    from rasa_moe.judges.llm import LlmJudge
+    from rasa_moe.judges.rubrics import RUBRICS, with_wording
+
+    if "model" not in options:
+        raise ConfigError(
+            f"judge {kind!r} needs the name of the served model; write it like {_EXAMPLES[kind]}"
+        )
+    rubric = RUBRICS[kind.removeprefix("llm-")]
+    if "prompt" in options:
+        rubric = with_wording(rubric, Path(options["prompt"]))
+    return LlmJudge(Endpoint(url=place, model=options["model"]), rubric)
 
 
 def _announced() -> dict[str, EntryPoint]:

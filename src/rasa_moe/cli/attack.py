@@ -1,0 +1,91 @@
+"""Put attacks around goals, and say what it costs before anything is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rasa_moe.cli.console import note, say
+
+if TYPE_CHECKING:
+    from rasa_moe.attacks import Chat
+    from rasa_moe.data.rows import PromptRow
+
+
+def command(
+    goals: Annotated[
+        str | None, typer.Argument(metavar="GOALS", help="Table of plain goals, hf: name or public set.")
+    ] = None,
+    attacks: Annotated[
+        str, typer.Option("--attacks", metavar="NAMES", help="Attacks, or all for every one that is free.")
+    ] = "all",
+    out_file: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.jsonl", help="Prompt rows for data.source.")
+    ] = None,
+    list_them: Annotated[bool, typer.Option("--list", help="List the attacks and exit.")] = False,
+    columns: Annotated[
+        str, typer.Option("--columns", metavar="ROLE=C,...", help="Such as goal=Behavior; else guessed.")
+    ] = "",
+    kind: Annotated[str, typer.Option("--kind", help="What the goals are: harmful or harmless.")] = "harmful",
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Most goals, the first ones.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Chooses among an attack's variants.")] = 0,
+    attacker: Annotated[
+        str | None,
+        typer.Option("--attacker", metavar="URL", help="Chat server for attacks that a model writes."),
+    ] = None,
+    attacker_model: Annotated[
+        str | None, typer.Option("--attacker-model", metavar="M", help="Name of the model on that server.")
+    ] = None,
+    is_agreed: Annotated[bool, typer.Option("--yes", help="Spend the shown cost without asking.")] = False,
+) -> None:
+    """Make jailbreak prompts of plain goals, for data.source of a run."""
+    from rasa_moe.attacks import all_attacks, get_attacks, make_rows, plan
+    from rasa_moe.cli.bars import Bars
+    from rasa_moe.data import write_rows
+    from rasa_moe.data.source import load_source
+    from rasa_moe.errors import ConfigError
+
+    if list_them:
+        for name, attack in all_attacks().items():
+            say(f"{name:<24}{'free' if not attack.cost('').calls else 'model':<7}{attack.summary}")
+        return
+    if goals is None or out_file is None:
+        raise ConfigError("give GOALS and --out FILE.jsonl, or --list to see the attacks")
+    if out_file.exists():
+        raise ConfigError(f"{out_file} is already there; give another name, or delete it first")
+    chosen = get_attacks(_names(attacks))
+    rows = load_source(goals, columns=_names(columns), kind=kind, limit=limit).rows
+    cost = plan(rows, chosen)
+    chat = None
+    if cost.calls:
+        note(f"Cost: {cost.calls} calls and about {cost.tokens} tokens at the attacker's endpoint.")
+        chat = _attacker(attacker, attacker_model)
+        if not is_agreed:
+            typer.confirm("Spend it?", abort=True, err=True)
+    with Bars() as bars:
+        made = make_rows(rows, chosen, seed=seed, chat=chat, progress=bars)
+    write_rows(out_file, [*rows, *made.rows])
+    for line in made.failures:
+        note(f"Not made: {line}")
+    say(_summary(out_file, rows, made.rows))
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _attacker(url: str | None, model: str | None) -> Chat:
+    from rasa_moe.errors import ConfigError
+    from rasa_moe.judges.endpoint import Endpoint
+
+    if url is None or model is None:
+        raise ConfigError("attacks that a model writes need --attacker URL and --attacker-model M")
+    return Endpoint(url=url, model=model, temperature=0.7, max_tokens=2048)
+
+
+def _summary(path: Path, rows: Sequence[PromptRow], made: Sequence[PromptRow]) -> str:
+    families = ", ".join(dict.fromkeys(row.family for row in made)) or "none"
+    return f"Wrote {path}: {len(rows)} rows of the source and {len(made)} attacks ({families})"
