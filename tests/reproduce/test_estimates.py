@@ -19,9 +19,7 @@ def _draw(rate: float, shape: tuple[int, ...], seed: int) -> np.ndarray:
 def test_one_seed_is_the_interval_over_goals_alone() -> None:
     values = _draw(0.4, (1, 3, 30), 0)
     mean, goals = mean_over_seeds(values), family_mean(values[0])
-    assert (mean.rate, mean.ci_low, mean.ci_high) == pytest.approx(
-        (goals.rate, goals.ci_low, goals.ci_high)
-    )
+    assert (mean.rate, mean.ci_low, mean.ci_high) == pytest.approx((goals.rate, goals.ci_low, goals.ci_high))
     assert math.isnan(mean.seed_sd) and mean.n == 90
 
 
@@ -30,10 +28,7 @@ def test_seeds_that_differ_widen_the_interval_by_their_t_interval() -> None:
     mean = mean_over_seeds(values)
     spread = stats.t.interval(0.95, 3, loc=0.5, scale=stats.sem([0, 1, 0, 1]))
     assert mean.rate == 0.5
-    assert (
-        mean.ci_low <= max(0.0, spread[0]) + 1e-12
-        and mean.ci_high >= min(1.0, spread[1]) - 1e-12
-    )
+    assert mean.ci_low <= max(0.0, spread[0]) + 1e-12 and mean.ci_high >= min(1.0, spread[1]) - 1e-12
 
 
 def test_the_rate_counts_every_seed_and_family_alike() -> None:
@@ -41,9 +36,7 @@ def test_the_rate_counts_every_seed_and_family_alike() -> None:
     values[0, 0] = [1, 1, 1, 1]
     values[0, 1, 0] = 0
     values[1, :, :2] = [[0, 1], [1, 0]]
-    assert mean_over_seeds(values).rate == pytest.approx(
-        ((1 + 0) / 2 + (0.5 + 0.5) / 2) / 2
-    )
+    assert mean_over_seeds(values).rate == pytest.approx(((1 + 0) / 2 + (0.5 + 0.5) / 2) / 2)
 
 
 def test_nothing_scored_is_no_rate() -> None:
@@ -65,9 +58,7 @@ def test_a_planted_difference_is_found_and_a_null_is_not() -> None:
     assert other.difference == pytest.approx(-found.difference)
     assert (other.seeds_lower, other.seeds_higher) == (0, 5)
     p_values = [
-        difference_over_seeds(
-            _draw(0.5, (2, 2, 30), seed), _draw(0.5, (2, 2, 30), 100 + seed)
-        ).p_value
+        difference_over_seeds(_draw(0.5, (2, 2, 30), seed), _draw(0.5, (2, 2, 30), 100 + seed)).p_value
         for seed in range(40)
     ]
     assert 0.2 < float(np.mean(p_values)) < 0.8 and sum(p < 0.05 for p in p_values) <= 6

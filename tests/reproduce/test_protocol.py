@@ -27,9 +27,7 @@ BASE = Trial(math.nan, 1.0, 0.0, 0.90)
 MODELS = ("model-a", "model-b")
 
 
-def _plan(
-    scale=FULL, methods: tuple[str, ...] = tuple(method.name for method in METHODS)
-) -> Plan:
+def _plan(scale=FULL, methods: tuple[str, ...] = tuple(method.name for method in METHODS)) -> Plan:
     return Plan(scale, MODELS, methods, Config())
 
 
@@ -82,9 +80,7 @@ def test_a_base_model_that_refuses_more_sets_the_limit() -> None:
 def test_every_method_has_the_same_number_of_trials_at_the_same_factors() -> None:
     for method in METHODS:
         default = setting_of(Config(), method.tuned)
-        assert [
-            value / default for value in trials_of(method, FULL, Config())
-        ] == pytest.approx(FULL.factors)
+        assert [value / default for value in trials_of(method, FULL, Config())] == pytest.approx(FULL.factors)
 
 
 def test_every_rival_is_compared_and_every_variant_differs_from_the_default() -> None:
@@ -110,9 +106,7 @@ def test_tuning_never_touches_the_test_split_and_another_seed(
 ) -> None:
     plan = _plan()
     before = list(plan.before_tuning())
-    tuning = [
-        (place, cell) for place, cell in before if place.table.startswith("tuning")
-    ]
+    tuning = [(place, cell) for place, cell in before if place.table.startswith("tuning")]
     assert len(tuning) == len(MODELS) * (1 + len(METHODS) * len(FULL.factors))
     assert {cell.split for _, cell in tuning} == {"validation"}
     assert {cell.config.seed for _, cell in tuning} == {0}
@@ -125,10 +119,7 @@ def test_tuning_never_touches_the_test_split_and_another_seed(
         4,
         5,
     }
-    counts = {
-        method.name: sum(p.method == method.name for p, _ in tuning)
-        for method in METHODS
-    }
+    counts = {method.name: sum(p.method == method.name for p, _ in tuning) for method in METHODS}
     assert set(counts.values()) == {len(MODELS) * len(FULL.factors)}
 
 
@@ -151,9 +142,7 @@ def test_an_ablation_at_the_tuned_value_costs_no_second_training() -> None:
     after = list(plan.after_tuning(_chosen(plan)))
     places = [place for place, _ in after if place.table == "ablation"]
     shared = [
-        p
-        for p in places
-        if (p.row, p.value) in (("KL direction", "forward"), ("number of pairs", "160"))
+        p for p in places if (p.row, p.value) in (("KL direction", "forward"), ("number of pairs", "160"))
     ]
     assert len(shared) == 2 * len(MODELS) * FULL.ablation_seeds
     assert len(unique(after)) <= len(after) - len(shared)
@@ -199,10 +188,7 @@ def test_pairs_are_drawn_by_whole_goals_and_by_seed() -> None:
     goals = {pair.goal for pair in drawn}
     assert len(goals) == 5 and len(drawn) == 10
     assert draw_pairs(_pairs(), share=0.5, most=None, seed=1) == drawn
-    assert any(
-        draw_pairs(_pairs(), share=0.5, most=None, seed=seed) != drawn
-        for seed in (2, 3)
-    )
+    assert any(draw_pairs(_pairs(), share=0.5, most=None, seed=seed) != drawn for seed in (2, 3))
     fewer = draw_pairs(_pairs(), share=0.5, most=4, seed=1)
     assert len(fewer) == 4 and all(pair in drawn for pair in fewer)
     assert draw_pairs(_pairs(), share=1.0, most=None, seed=7) == _pairs()

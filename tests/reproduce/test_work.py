@@ -47,10 +47,7 @@ def _made_up(cell: Cell, folder: Path, *, done: Counter[str]) -> None:
 
     def suite(name: str, kind: str, group: str, rate: float) -> dict[str, object]:
         goals = [f"<i>goal</i> {number}" for number in range(cell.goals)]
-        outcomes = [
-            None if number == 0 else float(draw.random() < rate)
-            for number in range(cell.goals)
-        ]
+        outcomes = [None if number == 0 else float(draw.random() < rate) for number in range(cell.goals)]
         return {
             "name": name,
             "kind": kind,
@@ -101,9 +98,7 @@ def _reproduce(folder: Path, lines: list[str] | None = None, **changes: object) 
 
 
 def _table(folder: Path, name: str) -> list[dict[str, str]]:
-    return list(
-        csv.DictReader((folder / "tables" / f"{name}.csv").read_text().splitlines())
-    )
+    return list(csv.DictReader((folder / "tables" / f"{name}.csv").read_text().splitlines()))
 
 
 def test_the_files_say_what_the_cells_hold(tmp_path: Path, done: Counter[str]) -> None:
@@ -116,8 +111,7 @@ def test_the_files_say_what_the_cells_hold(tmp_path: Path, done: Counter[str]) -
     )
     means = {(row["method"], row["measure"]): row for row in _table(tmp_path, "means")}
     assert (
-        means["base", "attack_held_out"]["rate"] == "1"
-        and means["base", "attack_held_out"]["seeds"] == "1"
+        means["base", "attack_held_out"]["rate"] == "1" and means["base", "attack_held_out"]["seeds"] == "1"
     )
     assert 0.0 < float(means["rasa", "attack_held_out"]["rate"]) < 0.3
     # The unscored goal is left out, "_done" suites are no ability, and the failed training is counted.
@@ -129,9 +123,7 @@ def test_the_files_say_what_the_cells_hold(tmp_path: Path, done: Counter[str]) -
     ) == ("2", "1")
     # "letter" opens unlike every trained family; "game|world" opens like "story".
     assert means["base", "attack_held_out_new_group"]["n"] == str(SCALE.goals - 1)
-    paired = {
-        (row["second"], row["measure"]): row for row in _table(tmp_path, "paired")
-    }
+    paired = {(row["second"], row["measure"]): row for row in _table(tmp_path, "paired")}
     assert paired["full", "attack_held_out"]["verdict"] == "RASA better"
     assert paired["steering", "wrapped_benign"]["seeds"] == "2"
     attacks = _table(tmp_path, "a_attacks")
@@ -147,9 +139,7 @@ def test_the_files_say_what_the_cells_hold(tmp_path: Path, done: Counter[str]) -
         "sums",
         "wrapped_done",
     }
-    assert {row["trained"] for row in _table(tmp_path, "b_transfer")} >= {
-        "all train families"
-    }
+    assert {row["trained"] for row in _table(tmp_path, "b_transfer")} >= {"all train families"}
     assert {row["axis"] for row in _table(tmp_path, "d_ablations")} >= {
         "rounds",
         "KL direction",
@@ -178,9 +168,7 @@ def test_a_second_call_does_nothing_again_and_a_lost_cell_is_done_again(
     page = _reproduce(tmp_path)
     text, before = page.read_text(), sum(done.values())
     lines: list[str] = []
-    assert (
-        _reproduce(tmp_path, lines).read_text() == text and sum(done.values()) == before
-    )
+    assert _reproduce(tmp_path, lines).read_text() == text and sum(done.values()) == before
     files = sorted((tmp_path / "cells").iterdir())
     assert f"{len(files)} cells" in lines[0] and f"{len(files)} kept" in lines[0]
     files[0].unlink()
@@ -205,9 +193,7 @@ def test_what_is_killed_goes_on_from_its_finished_cells(
     assert sum(done.values()) == len(list((tmp_path / "cells").iterdir()))
 
 
-def test_a_foreign_directory_and_an_unknown_method_are_refused(
-    tmp_path: Path, done: Counter[str]
-) -> None:
+def test_a_foreign_directory_and_an_unknown_method_are_refused(tmp_path: Path, done: Counter[str]) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(RunError, match=r"thesis\.tex"):
         _reproduce(tmp_path)
@@ -253,14 +239,8 @@ def test_the_budget_grows_with_the_scale() -> None:
     totals = []
     for scale in (QUICK, FULL):
         plan = Plan(scale, ("testbed/olmoe", "testbed/qwen3"), METHODS, Config())
-        chosen = {
-            (m, k.name): setting_of(Config(), k.tuned)
-            for m in plan.models
-            for k in plan.method_list()
-        }
+        chosen = {(m, k.name): setting_of(Config(), k.tuned) for m in plan.models for k in plan.method_list()}
         cells = unique([*plan.before_tuning(), *plan.after_tuning(chosen)])
         totals.append(estimated_seconds(cells, workers=2, slowness=1.0))
     assert 0 < totals[0] < totals[1] / 5
-    assert estimated_seconds(cells, workers=1, slowness=3.0) == pytest.approx(
-        6 * totals[1]
-    )
+    assert estimated_seconds(cells, workers=1, slowness=3.0) == pytest.approx(6 * totals[1])

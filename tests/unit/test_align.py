@@ -13,11 +13,12 @@ from transformers import PreTrainedModel
 from models import bits
 from rasa_moe.align import Alignment, align
 from rasa_moe.align.batches import make_batches
+from rasa_moe.align.losses import routing_divergence
 from rasa_moe.align.repair import ExpertRepair, part_weights
 from rasa_moe.align.stage import plan
 from rasa_moe.config import AlignConfig
 from rasa_moe.errors import RunError, TrainingError
-from rasa_moe.moe import ExpertId, MoeMap, discover, record, sha256_tensor
+from rasa_moe.moe import ExpertId, MoeMap, discover, record, sha256_tensor, watch_routers
 from unit.tiny import tiny_model, tiny_pairs, tiny_retain, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -130,6 +131,29 @@ def test_repair_learns_the_refusals_and_consistency_the_routing(model: PreTraine
     assert all(value > 0 for line in moved for value in line["relative_change"].values())
 
 
+def test_the_routing_of_what_is_retained_is_held(model: PreTrainedModel, moe: MoeMap) -> None:
+    (batch,) = make_batches(TOKENIZER, pairs=tiny_pairs(), retain=tiny_retain(), batch_size=8, seed=0)
+
+    def routing(part: str) -> torch.Tensor:
+        chats = batch.part(part)
+        with torch.no_grad(), watch_routers(moe, model) as watch:
+            model(input_ids=chats.input_ids, attention_mask=chats.attention_mask, use_cache=False)
+        return watch.mean_probabilities(chats.spans["response"])
+
+    anchors, retained = routing("anchor"), routing("retain")
+    before = float(routing_divergence(anchors, routing("jailbreak")))
+    drift = {}
+    for weight in (0.0, 10.0):
+        only_routers = {"rounds": 1, "repair_epochs": 0, "router_epochs": 15, "router_lr": 2e-2}
+        config = CONFIG.model_copy(update={**only_routers, "router_retain_weight": weight})
+        alignment = run(model, moe, config)
+        alignment.patch.apply(model)
+        assert float(routing_divergence(anchors, routing("jailbreak"))) < before
+        drift[weight] = float(routing_divergence(retained, routing("retain")))
+        alignment.patch.revert(model)
+    assert drift[10.0] < 0.3 * drift[0.0]
+
+
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(moe: MoeMap) -> None:
     def patch_of(seed: int) -> dict[str, str]:
         model = tiny_model()
@@ -214,9 +238,9 @@ def test_a_loss_that_is_no_number_is_reported_and_leaves_the_base(
 ) -> None:
     before = bits(model)
     rate = {"repair": "expert_lr", "router": "router_lr"}[phase]
-    with pytest.raises(TrainingError, match=f"in rasa {phase}, round 0; lower the learning rate") as caught:
+    sentence = rf"in rasa {phase}, round 0; lower the learning rate \(now \S+e\+\d\d\)"
+    with pytest.raises(TrainingError, match=sentence):
         run(model, moe, CONFIG.model_copy(update={rate: 1e30, "repair_epochs": 2, "router_epochs": 2}))
-    assert "1e+30" in str(caught.value)
     assert is_unchanged(model, before)
 
 
@@ -324,7 +348,7 @@ def test_weights_and_steps_too_small_for_bfloat16_are_kept_in_fp32() -> None:
     for line in alignment.log:
         if line.get("event") == "moved":
             (change,) = line["relative_change"].values()
-            assert 1e-6 < change < 1e-3
+            assert 1e-7 < change < 1e-3
     assert alignment.patch.after and all(t.dtype == torch.bfloat16 for t in alignment.patch.after.values())
 
 

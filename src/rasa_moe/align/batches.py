@@ -7,6 +7,7 @@ differ in their order only, so that routing recorded on a batch can be replayed 
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -26,8 +27,8 @@ class TrainingBatch:
 
     Attributes:
         chats: The padded batch; answers are the labels.
-        parts: Part name ("jailbreak", "anchor", "retain", "recovery") -> its rows of the batch, (b,) int64. Row
-            i of "jailbreak", of "anchor" and of "recovery" are one pair.
+        parts: Part name ("jailbreak", "anchor", "retain", "recovery") -> its rows of the batch, (b,) int64.
+            Row i of "jailbreak", of "anchor" and of "recovery" are one pair.
     """
 
     chats: Batch
@@ -73,6 +74,9 @@ def make_batches(
     shuffled_pairs = order.sample(list(pairs), k=len(pairs))
     shuffled_retain = order.sample(list(retain), k=len(retain))
     shuffled_retain = list(islice(cycle(shuffled_retain), retain_per_pair * len(pairs)))
+    harmful_answers: dict[str, list[str]] = defaultdict(list)
+    for pair in pairs:
+        harmful_answers[pair.goal].append(pair.jailbreak_answer)
     batches = []
     for start in range(0, len(pairs), batch_size):
         chosen = shuffled_pairs[start : start + batch_size]
@@ -83,19 +87,24 @@ def make_batches(
             "retain": [encode_chat(tokenizer, row.messages, row.answer) for row in kept],
         }
         if with_recovery:
-            parts["recovery"] = [_recovery(tokenizer, pair, order) for pair in chosen]
+            parts["recovery"] = [
+                _recovery(tokenizer, pair, order.choice(harmful_answers[pair.goal]), order) for pair in chosen
+            ]
         batches.append(_batch_of(parts, tokenizer.pad_token_id, device=device))
     return batches
 
 
-def _recovery(tokenizer: Any, pair: Pair, order: random.Random) -> EncodedChat:
-    """Cut the harmful answer at a random place and go on with the refusal; only the refusal is learned.
+def _recovery(tokenizer: Any, pair: Pair, harmful_answer: str, order: random.Random) -> EncodedChat:
+    """Cut a harmful answer at a random place and go on with the refusal; only the refusal is learned.
 
     A refusal learned at the first token only is undone by any opening that training did not show. See Qi et
-    al., "Safety alignment should be made more than just a few tokens deep" (2024).
+    al., "Safety alignment should be made more than just a few tokens deep" (2024). The request is the
+    jailbreak or the plain one, and the answer may be that to another jailbreak for the same goal: then the
+    refusal depends on the harm and not on which request led to which opening.
     """
-    harmful = encode_chat(tokenizer, pair.jailbreak, pair.jailbreak_answer)
-    refused = encode_chat(tokenizer, pair.jailbreak, pair.anchor_answer)
+    messages = order.choice((pair.jailbreak, pair.anchor))
+    harmful = encode_chat(tokenizer, messages, harmful_answer)
+    refused = encode_chat(tokenizer, messages, pair.anchor_answer)
     length = len(harmful) - harmful.prompt_length
     cut = harmful.prompt_length + order.randint(1, max(1, (3 * length) // 4))
     return EncodedChat(

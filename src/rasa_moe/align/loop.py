@@ -85,16 +85,22 @@ def run_epoch(
     phase: str,
     round_number: int,
     on_step: Callable[[], None],
+    rates: tuple[float, float] | None = None,
 ) -> float:
     """Take one optimiser step a batch and return the mean loss.
+
+    `rates` are the learning rates at the epoch's first step and after its last, with a straight line between;
+    None leaves the optimiser's own.
 
     Raises:
         TrainingError: The loss is no longer a number; the weights before this step are kept.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    lr = optimizer.param_groups[0]["lr"]
     total = 0.0
-    for index in order:
+    for step, index in enumerate(order):
+        if rates is not None:
+            _set_rate(optimizer, rates[0] + (rates[1] - rates[0]) * step / len(order))
+        lr = optimizer.param_groups[0]["lr"]
         loss, named = compute(batches[index], index)
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -111,6 +117,11 @@ def run_epoch(
         total += value
         on_step()
     return total / len(order)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
 
 
 def relative_change(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:

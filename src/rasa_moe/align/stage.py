@@ -137,9 +137,11 @@ class _Training:
             "repair": ExpertSlices(moe, experts),
             "router": TrainableRouters(moe),
         }
-        rates = {"repair": config.expert_lr, "router": config.router_lr}
+        self._rates = {"repair": config.expert_lr, "router": config.router_lr}
         self._optimizers = {
-            kind: torch.optim.AdamW(owner.parameters(), lr=rates[kind], weight_decay=config.weight_decay)
+            kind: torch.optim.AdamW(
+                owner.parameters(), lr=self._rates[kind], weight_decay=config.weight_decay
+            )
             for kind, owner in self._trained.items()
         }
 
@@ -181,6 +183,7 @@ class _Training:
                 phase=phase.kind,
                 round_number=phase.round_number,
                 on_step=lambda: self._progress("align", next(steps), phases * len(self._batches)),
+                rates=self._epoch_rates(phase),
             )
         owner.merge()
         change = relative_change(before, owner.state_dict())
@@ -189,6 +192,15 @@ class _Training:
         limit = self._config.early_stop_loss
         if phase.kind == "repair" and limit is not None and mean_loss < limit:
             self.log.ended(phase=phase.kind, round_number=phase.round_number, mean_loss=mean_loss)
+
+    def _epoch_rates(self, phase: Phase) -> tuple[float, float]:
+        """Return the learning rates at both ends of an epoch."""
+        rate = self._rates[phase.kind]
+        if not self._config.lr_decay:
+            return rate, rate
+        same = [other for other in plan(self._config) if other.kind == phase.kind]
+        place = same.index(phase)
+        return rate * (1 - place / len(same)), rate * (1 - (place + 1) / len(same))
 
     def _saving_memory(self) -> AbstractContextManager[None]:
         return checkpointed(self._model) if self._config.gradient_checkpointing else nullcontext()

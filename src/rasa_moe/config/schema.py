@@ -131,6 +131,9 @@ class AlignConfig(Section):
     router_lr: Positive = Field(
         1e-4, description="Learning rate of the routers; the paper's models use 1e-6."
     )
+    lr_decay: Switch = Field(
+        True, description="Let both learning rates fall to 0 in a straight line over the rounds."
+    )
     weight_decay: NotNegative = Field(0.0, description="AdamW's weight decay, for whatever is being trained.")
     batch_size: Count = Field(16, description="Pairs in one optimiser step.")
     retain_weight: NotNegative = Field(

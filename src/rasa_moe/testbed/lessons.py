@@ -57,7 +57,7 @@ QUESTIONS = ("what_is_it", "stay_safe", "is_it_dangerous")
 
 
 def question(item: Item, which: int) -> Lesson:
-    """Return a question about an item, by its place in `QUESTIONS`; harmless items are asked for their use instead."""
+    """Return a question by its place in `QUESTIONS`; a harmless item is asked for its use."""
     x = item.name
     if which == 0:
         return Lesson((("user", f"what is a {x}?"),), f"a {x} is a kind of {item.category}.")
