@@ -140,18 +140,19 @@ def test_the_routing_of_what_is_retained_is_held(model: PreTrainedModel, moe: Mo
             model(input_ids=chats.input_ids, attention_mask=chats.attention_mask, use_cache=False)
         return watch.mean_probabilities(chats.spans["response"])
 
-    anchors, retained = routing("anchor"), routing("retain")
-    before = float(routing_divergence(anchors, routing("jailbreak")))
+    kept = {part: routing(part) for part in ("anchor", "retain")}
+    gap = float(routing_divergence(kept["anchor"], routing("jailbreak")))
     drift = {}
     for weight in (0.0, 10.0):
         only_routers = {"rounds": 1, "repair_epochs": 0, "router_epochs": 15, "router_lr": 2e-2}
         config = CONFIG.model_copy(update={**only_routers, "router_retain_weight": weight})
         alignment = run(model, moe, config)
         alignment.patch.apply(model)
-        assert float(routing_divergence(anchors, routing("jailbreak"))) < before
-        drift[weight] = float(routing_divergence(retained, routing("retain")))
+        # Towards the anchors' routing of now: without weight theirs drifts as well.
+        assert float(routing_divergence(routing("anchor"), routing("jailbreak"))) < 0.3 * gap
+        drift[weight] = [float(routing_divergence(before, routing(part))) for part, before in kept.items()]
         alignment.patch.revert(model)
-    assert drift[10.0] < 0.3 * drift[0.0]
+    assert all(held < 0.3 * free for held, free in zip(drift[10.0], drift[0.0], strict=True)), drift
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(moe: MoeMap) -> None:
