@@ -2,7 +2,9 @@
 # in a directory with a space in its name, where the console scripts' first lines do not.
 PYTHON ?= python3
 VENV_PYTHON := .venv/bin/python
+# What is installed: the package for the demo, its development tools as well for the tests.
 INSTALLED := .venv/.installed
+INSTALLED_DEV := .venv/.installed-dev
 DEMO_RUN ?= runs/demo
 
 .PHONY: help demo test lint format clean
@@ -22,21 +24,25 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  echo "$(PYTHON) is $$("$(PYTHON)" -V 2>&1), but 3.11 or newer is needed: name one with make PYTHON=/path/to/python3." >&2; exit 1; }
 	"$(PYTHON)" -m venv .venv
 	$(VENV_PYTHON) -m pip install -c constraints.txt torch==2.13.0
-	$(VENV_PYTHON) -m pip install -c constraints.txt -e '.[dev]'
+	$(VENV_PYTHON) -m pip install -c constraints.txt -e .
 	@touch $(INSTALLED)
+
+$(INSTALLED_DEV): $(INSTALLED)
+	$(VENV_PYTHON) -m pip install -c constraints.txt -e '.[dev]'
+	@touch $(INSTALLED_DEV)
 
 demo: $(INSTALLED)
 	$(VENV_PYTHON) -m rasa_moe run --out "$(DEMO_RUN)"
 
-test: $(INSTALLED)
+test: $(INSTALLED_DEV)
 	$(VENV_PYTHON) -m pytest
 
-lint: $(INSTALLED)
+lint: $(INSTALLED_DEV)
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m mypy
 
-format: $(INSTALLED)
+format: $(INSTALLED_DEV)
 	$(VENV_PYTHON) -m ruff check --fix .
 	$(VENV_PYTHON) -m ruff format .
 

@@ -53,10 +53,13 @@ def test_torch_is_installed_first_and_the_verbs_are_modules(checkout: Path) -> N
     log = checkout / "calls"
     _script(checkout / ".venv/bin/python", f'echo "$@" >> "{log}"')
     fake = _script(checkout / "python", "exit 0")
-    for target in ("test", "demo"):
+    # The demo installs no development tools; a second time nothing is installed.
+    for target in ("demo", "test", "demo"):
         assert _make(checkout, target, f"PYTHON={fake}").returncode == 0
     assert log.read_text().splitlines() == [
         "-m pip install -c constraints.txt torch==2.13.0",
+        "-m pip install -c constraints.txt -e .",
+        "-m rasa_moe run --out runs/demo",
         "-m pip install -c constraints.txt -e .[dev]",
         "-m pytest",
         "-m rasa_moe run --out runs/demo",

@@ -1,108 +1,97 @@
-"""A checkpoint served by `transformers serve` answers over HTTP as it does in this process."""
+"""The built-in model, repaired or not, served by `transformers serve` answers as it does in this process."""
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import PreTrainedTokenizerFast
 
-from models import VOCABULARY, olmoe
 from rasa_moe.config.schema import EndpointConfig
 from rasa_moe.data.rows import Message
 from rasa_moe.engines import HttpEngine, generate
-from rasa_moe.moe import export_checkpoint, load_model
+from rasa_moe.errors import ModelError
+from rasa_moe.moe import discover, export_checkpoint, load_model
+from rasa_moe.testbed.families import SYSTEM_PROMPTS
+from rasa_moe.testbed.rows import testbed_rows as prompt_rows
 
-for package in ("fastapi", "uvicorn", "openai"):
-    pytest.importorskip(package, reason="transformers serve needs the extra: pip install rasa-moe[serve]")
-
-TEMPLATE = (
-    "{% for m in messages %}{{ '<' + m.role + '> ' + m.content + ' <end> ' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<assistant> ' }}{% endif %}"
-)
-CONVERSATIONS = [
-    (Message(role="user", content="w9 w12 w30"),),
-    (Message(role="system", content="w40"), Message(role="user", content="w8")),
-    (
-        Message(role="user", content="w11"),
-        Message(role="assistant", content="w20 w21"),
-        Message(role="user", content="w50 w51 w52 w53"),
-    ),
-]
-
-
-def tokenizer() -> PreTrainedTokenizerFast:
-    special = ["<pad>", "<unk>", "<end>", "<user>", "<system>", "<assistant>"]
-    words = {token: number for number, token in enumerate(special)}
-    words |= {f"w{number}": number for number in range(len(special), VOCABULARY)}
-    backend = Tokenizer(WordLevel(words, unk_token="<unk>"))
-    backend.pre_tokenizer = WhitespaceSplit()
-    built = PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="<unk>", pad_token="<pad>", eos_token="<end>"
-    )
-    built.chat_template = TEMPLATE
-    return built
+_LONGEST = 40
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Export the built-in model with one expert changed, as a repair leaves it."""
     folder = tmp_path_factory.mktemp("served") / "model"
-    export_checkpoint(olmoe(), tokenizer(), folder)
+    model, tokenizer = load_model("testbed/olmoe", dtype="float32", device="cpu")
+    discover(model).layers[0].experts.down_proj.data[0].mul_(1.5)
+    export_checkpoint(model, tokenizer, folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def url(checkpoint: Path) -> Iterator[str]:
-    from transformers.cli.serve import Serve
-
+def url(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = Serve(
-        force_model=str(checkpoint),
-        host="127.0.0.1",
-        port=port,
-        device="cpu",
-        dtype="float32",
-        non_blocking=True,
-    )
+    command = [
+        *(sys.executable, "-m", "transformers.cli.transformers", "serve", str(checkpoint)),
+        *("--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"),
+    ]
+    log = tmp_path_factory.mktemp("log") / "serve.log"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_UPDATE_CHECK": "1"}
+    with (
+        log.open("w") as written,
+        subprocess.Popen(command, stdout=written, stderr=written, env=environment) as server,
+    ):
+        try:
+            deadline = time.monotonic() + 120
+            while not _is_up(port):
+                assert server.poll() is None and time.monotonic() < deadline, log.read_text()[-2000:]
+                time.sleep(0.2)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            server.kill()
+
+
+def _is_up(port: int) -> bool:
     try:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline, "the server did not start"
-                time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        server.kill_server()
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def conversations() -> list[tuple[Message, ...]]:
+    """Return requests of every shape: plain, dressed, of several turns, with a system prompt."""
+    rows = prompt_rows()
+    families = sorted({row.family for row in rows})
+    chosen = [next(row.messages for row in rows if row.family == family) for family in families]
+    assert any(len(messages) > 2 for messages in chosen)
+    system = Message(role="system", content=SYSTEM_PROMPTS[0])
+    return [*chosen, *((system, *messages) for messages in chosen[::4])]
 
 
 def test_a_served_checkpoint_answers_as_in_process(checkpoint: Path, url: str, tmp_path: Path) -> None:
+    asked = conversations()
     model, loaded = load_model(checkpoint, dtype="float32", device="cpu")
-    here = generate(model, loaded, CONVERSATIONS, max_new_tokens=6)
+    here = generate(model, loaded, asked, max_new_tokens=_LONGEST)
     engine = HttpEngine(
         EndpointConfig(url=url, model=str(checkpoint), concurrency=2), answered=tmp_path / "answers.jsonl"
     )
-    there = generate(engine, None, CONVERSATIONS, max_new_tokens=6)
+    there = generate(engine, None, asked, max_new_tokens=_LONGEST)
     assert [answer.text for answer in there] == [answer.text for answer in here]
     assert [answer.is_truncated for answer in there] == [answer.is_truncated for answer in here]
-    assert len({answer.text for answer in here}) > 1
-    assert engine.usage.calls == 3
+    assert len({answer.text for answer in here}) > 10
+    assert engine.usage.calls == len(asked)
     assert engine.usage.prompt_tokens > 0
 
 
 def test_a_model_that_is_not_served_is_refused(url: str) -> None:
-    from rasa_moe.errors import ModelError
-
     with pytest.raises(ModelError):
-        HttpEngine(EndpointConfig(url=url, model="another-model", retries=0)).chat(CONVERSATIONS[0])
+        HttpEngine(EndpointConfig(url=url, model="another-model", retries=0)).chat(conversations()[0])

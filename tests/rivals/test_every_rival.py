@@ -38,17 +38,11 @@ def _changed(job: Job, name: str) -> tuple[dict[str, torch.Tensor], set[str]]:
     return tuned.tensors, moved
 
 
-def _needs_peft(name: str) -> None:
-    if name == "lora":
-        pytest.importorskip("peft")
-
-
 @pytest.mark.parametrize("family", ["olmoe", "qwen3_moe"])
 @pytest.mark.parametrize("name", TRAINED)
 def test_the_model_is_left_as_it_was_and_something_was_learnt(
     name: str, family: str, make_job: Callable[..., Job]
 ) -> None:
-    _needs_peft(name)
     job = make_job(f"{RATES[name]}=1e-2", family=family)
     wanted = {key: parameter.requires_grad for key, parameter in job.model.named_parameters()}
     tensors, moved = _changed(job, name)
@@ -63,7 +57,6 @@ def test_the_model_is_left_as_it_was_and_something_was_learnt(
 
 
 def test_each_method_changes_what_it_says(make_job: Callable[..., Job]) -> None:
-    pytest.importorskip("peft")
     job = make_job(*(f"{key}=1e-2" for key in sorted(set(RATES.values()))))
     layers = job.moe.layers
     experts = {f"{layer.experts_name}.{name}" for layer in layers for name in EXPERT_TENSORS}
@@ -115,7 +108,6 @@ def test_masters_in_float32_train_a_model_in_bfloat16(name: str, make_job: Calla
 def test_a_killed_training_goes_on_to_the_same_weights(
     name: str, make_job: Callable[..., Job], tmp_path
 ) -> None:
-    _needs_peft(name)
     epochs = "align.rounds=2" if name == "random_experts" else f"{RATES[name].rsplit('.', 1)[0]}.epochs=2"
     overrides = (f"{RATES[name]}=1e-3", epochs)
     whole = RIVALS[name].train(make_job(*overrides))
@@ -139,7 +131,6 @@ def test_a_killed_training_goes_on_to_the_same_weights(
 
 @pytest.mark.parametrize("name", ["full", "lora", "experts_only"])
 def test_a_training_that_blows_up_leaves_the_base_model(name: str, make_job: Callable[..., Job]) -> None:
-    _needs_peft(name)
     job = make_job(f"{RATES[name]}=1e30")
     before = bits(job.model)
     with pytest.raises(TrainingError, match=f"{name}, round 0"):
