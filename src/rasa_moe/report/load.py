@@ -36,10 +36,10 @@ SCORE_COLUMNS = (
     "selected",
     "selection_probability",
 )
-# Weights of a patch are left out: they may be gigabytes, and manifest.json holds their hashes.
+# Weights of a patch are left out: they may be gigabytes, and manifest.json holds their hashes. What tells the
+# time is left out as well: equal runs make equal pages.
 HASHED = (
     "config.yaml",
-    "environment.json",
     "pairs.jsonl",
     "retain.jsonl",
     "expert_scores.csv",
@@ -72,7 +72,11 @@ def load_run(directory: Path) -> Run:
         directory=directory,
         config=_parse_config(config_text, directory / "config.yaml"),
         config_text=config_text,
-        environment=read_json(directory / "environment.json").values,
+        environment={
+            key: value
+            for key, value in read_json(directory / "environment.json").values.items()
+            if key != "started"
+        },
         experts=load_experts(directory),
         training=load_training(directory / "training.jsonl"),
         evaluation=evaluation,

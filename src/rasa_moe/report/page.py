@@ -106,7 +106,6 @@ def _title(run: Run) -> list[Html]:
             f"{len(run.experts.layers)} layers \u00d7 {run.experts.num_experts}, top {run.experts.top_k}",
         ),
         ("Seed", run.setting("seed") or "not set"),
-        ("Started", str(run.environment.get("started", "unknown"))),
     ]
     pairs = [el("div", el("dt", name), el("dd", value)) for name, value in facts if value]
     return [
