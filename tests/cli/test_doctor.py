@@ -42,11 +42,12 @@ def test_a_good_model_is_told_in_full(
         "Routed experts: 2 layers x 8 = 16 matched (expected 16)",
         "top 2 of 8, softmax scores, without shared experts, no dense layers",
         "69 tensors",
+        "as F32, complete",
         "can be repaired",
         "measured for a moment",
     ):
         assert line in out
-    for stage in ("collect", "repair", "routers", "evaluate"):
+    for stage in ("collect", "detect", "repair", "routers", "evaluate", "audit"):
         assert f"\n  {stage}" in out
 
 
@@ -123,15 +124,19 @@ def test_estimates_follow_from_the_sizes() -> None:
         itemsize=2,
         activation_bytes=100,
         cache_bytes=10,
+        logit_bytes=1000,
     )
     speed = Speed(flops=1e9, bandwidth=1e9, free_bytes=None)
     stages = {need.stage: need for need in needs(size, speed)}
-    # 32 sequences of 384 tokens
+    # 32 sequences of 384 tokens; 16 pairs of five sequences each in a training step
     assert stages["collect"].peak_bytes == 2_000_000 + 12_288 * 10
-    assert stages["repair"].peak_bytes == 2_000_000 + 100_000 * 16 + 12_288 * 100
-    assert stages["routers"].peak_bytes == 2_000_000 + 1_000 * 16 + 12_288 * 100
-    # 3 x 200 x 3 sequences of 384 tokens, forward and backward, two operations a value
-    assert stages["repair"].seconds == pytest.approx(1800 * 384 * 3 * 2 * 300_000 / 1e9)
+    assert stages["detect"].peak_bytes == 2_000_000 + 12_288 * 1000
+    assert stages["repair"].peak_bytes == 2_000_000 + 100_000 * 16 + 30_720 * (100 + 3 * 1000)
+    assert stages["routers"].peak_bytes == 2_000_000 + 1_000 * 16 + 30_720 * (100 + 1000)
+    assert stages["audit"].peak_bytes == 2 * 2_000_000 + 12_288 * 10
+    # 200 pairs, three epochs, forward and backward, two operations a value
+    assert stages["repair"].seconds == pytest.approx(200 * 5 * 3 * 384 * 3 * 2 * 300_000 / 1e9)
+    assert stages["detect"].seconds == pytest.approx(2 * 200 * 384 * 2 * 300_000 / 1e9)
     # 800 prompts of 256 tokens; 25 batches of 128 steps, each bound by arithmetic here
     reading, step = 800 * 256 * 6e5 / 1e9, 32 * 6e5 / 1e9
     assert stages["collect"].seconds == pytest.approx(reading + 25 * 128 * step)
@@ -146,5 +151,6 @@ def test_sizes_are_counted_from_the_model(tmp_path: Path) -> None:
     routed = 2 * 8 * (2 * 16 * 32 + 32 * 16)
     assert size.num_parameters == sum(parameter.numel() for parameter in model.parameters())
     assert (size.num_routed, size.num_router) == (routed, 2 * 8 * 32)
+    assert size.logit_bytes == 64 * 4
     assert size.num_active == size.num_parameters - 64 * 32 - routed * 6 // 8
     assert size.weight_bytes == 2 * size.num_parameters

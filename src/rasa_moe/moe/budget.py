@@ -17,14 +17,22 @@ from rasa_moe.moe.layers import MoeMap, expert_tensor_names
 
 # Of a run like the paper's: what the numbers below are for.
 _PROMPT_TOKENS, _ANSWER_TOKENS = 256, 128
-_COLLECTED, _PAIRS, _EPOCHS, _EVALUATED = 800, 200, 3, 2000
+_COLLECTED, _PAIRS, _EPOCHS, _EVALUATED, _AUDITED = 800, 200, 3, 2000, 2000
 _BATCH_SEQUENCES = 32
+# A step of 16 pairs, each with the refused request, two harmless conversations and a refusal half-way.
+_PAIRS_A_STEP, _SEQUENCES_A_PAIR = 16, 5
 _SELECTED_SHARE = 0.125
 # A trained value: fp32 master, gradient and AdamW's two moments.
 _BYTES_TRAINED = 16
 # Kept for backward, in model widths per token and layer: attention, norms and residuals.
 _WIDTHS_KEPT = 16
+# Scores of the whole vocabulary in fp32: the model's own, their logarithms and their gradients.
+_LOGITS_TO_LEARN = 3
 _FORWARD_AND_BACKWARD = 3
+ASSUMED = (
+    f"of a run with {_COLLECTED} prompts of {_PROMPT_TOKENS} tokens answered in {_ANSWER_TOKENS}, {_PAIRS} pairs "
+    f"for {_EPOCHS} rounds, {_EVALUATED} prompts evaluated"
+)
 _PROBE_SIDE = 768
 _PROBE_SECONDS = 0.2
 
@@ -41,6 +49,7 @@ class Size:
         itemsize: Bytes of one value in the working type.
         activation_bytes: Bytes kept for backward per token.
         cache_bytes: Bytes of KV cache per token, at most.
+        logit_bytes: Bytes of the scores of the vocabulary per token, in fp32.
     """
 
     num_parameters: int
@@ -50,6 +59,7 @@ class Size:
     itemsize: int
     activation_bytes: int
     cache_bytes: int
+    logit_bytes: int
 
     @property
     def weight_bytes(self) -> int:
@@ -103,6 +113,7 @@ def size_of(moe: MoeMap, dtype: torch.dtype) -> Size:
         itemsize=dtype.itemsize,
         activation_bytes=kept * dtype.itemsize,
         cache_bytes=2 * depth * heads * head_width * dtype.itemsize,
+        logit_bytes=int(config.vocab_size) * torch.float32.itemsize,
     )
 
 
@@ -149,18 +160,29 @@ def free_memory(device: torch.device) -> int | None:
 def needs(size: Size, speed: Speed) -> tuple[StageNeed, ...]:
     """Estimate peak memory and time of the stages that use the model.
 
-    The run: 800 prompts of 256 tokens answered in 128, 200 pairs of them for three rounds with an eighth of
-    the experts, two models evaluated on 2,000 prompts each.
+    The run is that of `ASSUMED`, with an eighth of the experts, two models evaluated and 2,000 more answers
+    for the audit.
     """
-    answering = _BATCH_SEQUENCES * (_PROMPT_TOKENS + _ANSWER_TOKENS) * size.cache_bytes
-    training = _BATCH_SEQUENCES * (_PROMPT_TOKENS + _ANSWER_TOKENS) * size.activation_bytes
+    tokens = _PROMPT_TOKENS + _ANSWER_TOKENS
+    answering = size.weight_bytes + _BATCH_SEQUENCES * tokens * size.cache_bytes
+    reading = size.weight_bytes + _BATCH_SEQUENCES * tokens * size.logit_bytes
+    step = _PAIRS_A_STEP * _SEQUENCES_A_PAIR * tokens
     slices = int(size.num_routed * _SELECTED_SHARE) * _BYTES_TRAINED
-    learning = _seconds_to_learn(size, speed)
+    repair = size.weight_bytes + slices + step * (size.activation_bytes + _LOGITS_TO_LEARN * size.logit_bytes)
+    routers = (
+        size.weight_bytes
+        + size.num_router * _BYTES_TRAINED
+        + step * (size.activation_bytes + size.logit_bytes)
+    )
+    learning = _EPOCHS * _SEQUENCES_A_PAIR * _FORWARD_AND_BACKWARD * _seconds_to_read(size, speed, _PAIRS)
     return (
-        StageNeed("collect", size.weight_bytes + answering, _seconds_to_answer(size, speed, _COLLECTED)),
-        StageNeed("repair", size.weight_bytes + slices + training, learning),
-        StageNeed("routers", size.weight_bytes + size.num_router * _BYTES_TRAINED + training, learning),
-        StageNeed("evaluate", size.weight_bytes + answering, 2 * _seconds_to_answer(size, speed, _EVALUATED)),
+        StageNeed("collect", answering, _seconds_to_answer(size, speed, _COLLECTED)),
+        StageNeed("detect", reading, 2 * _seconds_to_read(size, speed, _PAIRS)),
+        StageNeed("repair", repair, learning),
+        StageNeed("routers", routers, learning),
+        StageNeed("evaluate", answering, 2 * _seconds_to_answer(size, speed, _EVALUATED)),
+        # Base and repaired model side by side.
+        StageNeed("audit", size.weight_bytes + answering, _seconds_to_answer(size, speed, _AUDITED)),
     )
 
 
@@ -173,7 +195,6 @@ def _seconds_to_answer(size: Size, speed: Speed, num_prompts: int) -> float:
     return reading + num_prompts / _BATCH_SEQUENCES * _ANSWER_TOKENS * step
 
 
-def _seconds_to_learn(size: Size, speed: Speed) -> float:
-    """Time of the epochs of one stage: jailbreak, refused request and harmless conversation for each pair."""
-    tokens = 3 * _PAIRS * _EPOCHS * (_PROMPT_TOKENS + _ANSWER_TOKENS)
-    return tokens * _FORWARD_AND_BACKWARD * 2 * size.num_active / speed.flops
+def _seconds_to_read(size: Size, speed: Speed, num_texts: int) -> float:
+    """Time of one forward pass over prompts with their answers."""
+    return num_texts * (_PROMPT_TOKENS + _ANSWER_TOKENS) * 2 * size.num_active / speed.flops

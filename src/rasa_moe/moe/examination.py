@@ -127,9 +127,7 @@ def _checkpoint(model: PreTrainedModel, path: str, *, revision: str | None) -> I
         shown = f"{len(found.mismatched)} of the model's tensors have another size in the checkpoint"
         yield Finding("weights", f"{shown} ({found.mismatched[0]}...); its config is another model's", "stop")
         return
-    text = (
-        f"{len(stored.tensors)} tensors, {_bytes(stored.num_bytes)} as {', '.join(types)}, make all of them"
-    )
+    text = f"{len(stored.tensors)} tensors, {_bytes(stored.num_bytes)} as {', '.join(types)}, complete"
     yield Finding("weights", text)
     if found.unexpected:
         yield Finding("weights", f"{len(found.unexpected)} more tensors are left out", "note")
@@ -172,6 +170,7 @@ def _machine(moe: MoeMap, *, dtype: str, device: str) -> Iterator[Finding]:
     yield Finding(
         "machine", f"{place}, {free} free, {speed.flops / 1e9:,.0f} GFLOP/s in {name} (measured for a moment)"
     )
+    yield Finding("estimates", budget.ASSUMED)
     for need in budget.needs(size, speed):
         is_too_much = speed.free_bytes is not None and need.peak_bytes > speed.free_bytes
         text = f"about {_bytes(need.peak_bytes)} and {_duration(need.seconds)}"
@@ -187,7 +186,10 @@ def _advice(stage: str, size: budget.Size, speed: budget.Speed) -> str:
         return ": more than is free, even for the weights alone; use a larger machine"
     if stage in {"repair", "routers"}:
         return ": more than is free; set align.gradient_checkpointing: true or a smaller align.batch_size"
-    return f": more than is free; set a smaller {stage}.batch_tokens"
+    if stage == "detect":
+        return ": more than is free; use a larger machine"
+    part = "evaluate" if stage == "audit" else stage
+    return f": more than is free; set a smaller {part}.batch_tokens"
 
 
 def _working_dtype(model: PreTrainedModel, dtype: str, place: torch.device) -> torch.dtype:
