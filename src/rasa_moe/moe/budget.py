@@ -30,8 +30,8 @@ _WIDTHS_KEPT = 16
 _LOGITS_TO_LEARN = 3
 _FORWARD_AND_BACKWARD = 3
 ASSUMED = (
-    f"of a run with {_COLLECTED} prompts of {_PROMPT_TOKENS} tokens answered in {_ANSWER_TOKENS}, {_PAIRS} pairs "
-    f"for {_EPOCHS} rounds, {_EVALUATED} prompts evaluated"
+    f"of a run with {_COLLECTED} prompts of {_PROMPT_TOKENS} tokens answered in {_ANSWER_TOKENS}, "
+    f"{_PAIRS} pairs for {_EPOCHS} rounds, {_EVALUATED} prompts evaluated"
 )
 _PROBE_SIDE = 768
 _PROBE_SECONDS = 0.2
