@@ -11,6 +11,8 @@ import pytest
 
 from rasa_moe.config import load_config
 from rasa_moe.report.load import load_run
+from rasa_moe.report.load_training import CURVES
+from rasa_moe.report.reading import read_json_lines
 from rasa_moe.run import run_stages
 from rasa_moe.rundir import RunDirectory
 from rasa_moe.session import Session
@@ -102,5 +104,7 @@ def test_the_audit_catches_the_planted_shortcut(demo: Demo) -> None:
 def test_the_report_is_of_this_run(demo: Demo) -> None:
     run = load_run(demo.path)
     assert run.evaluation.models == ("base", "rasa", "routers_only")
+    logged = {key for line in read_json_lines(demo.path / "training.jsonl") for key in line.values}
+    assert {key for key in logged if key.startswith(("loss", "kl"))} <= set(CURVES)
     page = (demo.path / "report.html").read_text(encoding="utf-8")
     assert "<script" not in page and "shortcut" in page

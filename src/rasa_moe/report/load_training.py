@@ -20,7 +20,7 @@ from rasa_moe.report.records import (
     TrainingStep,
 )
 
-CURVES = ("loss", "loss_jailbreak", "loss_anchor", "loss_retain", "kl")
+CURVES = ("loss", "loss_jailbreak", "loss_anchor", "loss_retain", "loss_recovery", "kl", "kl_retain")
 
 
 def load_training(path: Path) -> Training:

@@ -29,8 +29,12 @@ LOSSES = (
     Curve("loss_jailbreak", "jailbreaks", "c1"),
     Curve("loss_anchor", "anchors", "c2 dashed"),
     Curve("loss_retain", "retained behaviour", "c3 dotted"),
+    Curve("loss_recovery", "refusals half-way through an answer", "c4"),
 )
-KL = (Curve("kl", "KL of jailbreak to anchor routing", "c1"),)
+KL = (
+    Curve("kl", "KL of jailbreak to anchor routing", "c1"),
+    Curve("kl_retain", "KL of plain and harmless routing to what it was", "c3 dotted"),
+)
 CURVES_OF_PHASE = {
     "repair": ("loss while the experts are repaired", LOSSES),
     "router": ("routing consistency", KL),
