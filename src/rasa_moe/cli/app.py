@@ -12,8 +12,9 @@ import typer
 from rasa_moe import __version__
 from rasa_moe.cli import attack, audit, detect_check, judge, pairs, patch, reattack, reproduce, testbed
 from rasa_moe.cli.console import err, note, out, plain, quiet_loading, resumable, say
+from rasa_moe.cli.processes import first_says, is_under_torchrun, processes
 from rasa_moe.cli.work import work
-from rasa_moe.errors import RasaError, RunError
+from rasa_moe.errors import ConfigError, RasaError, RunError
 from rasa_moe.files import disk_full, is_disk_full
 from rasa_moe.run import STAGES
 from rasa_moe.rundir import RunDirectory
@@ -33,8 +34,6 @@ app = typer.Typer(
 app.add_typer(patch.app, name="patch")
 app.add_typer(testbed.app, name="testbed")
 app.add_typer(pairs.app, name="pairs")
-app.command("judge")(judge.command)
-app.command("attack")(attack.command)
 
 RunDirArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a run.")]
 SetOption = Annotated[
@@ -48,7 +47,8 @@ SetOption = Annotated[
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a user's mistake ends in one sentence and exit code 2, without a traceback."""
     try:
-        app(args=arguments, prog_name="rasa-moe")
+        with processes():
+            app(args=arguments, prog_name="rasa-moe")
     except RasaError as error:
         _fail(error)
     except OSError as error:
@@ -70,11 +70,18 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Take the options that stand before a verb."""
+    shared = ("run", *(stage.name for stage in STAGES))
+    if is_under_torchrun() and context.invoked_subcommand not in shared:
+        raise ConfigError(
+            f"'{context.invoked_subcommand}' works in one process; start it without torchrun. "
+            f"Shared between processes are: {', '.join(shared)}."
+        )
 
 
 @app.command()
@@ -103,8 +110,9 @@ def run(
     if config is None and recorded is not None and recorded.is_file():
         config = recorded
     settings = load_config(config, overrides or ())
-    path = out_dir or new_run_path(settings.model, root=_RUNS)
-    directory = RunDirectory.start(path, settings)
+    path = Path(first_says(lambda: str(out_dir or new_run_path(settings.model, root=_RUNS))))
+    first_says(lambda: str(RunDirectory.start(path, settings).path))
+    directory = RunDirectory.open(path)
     note(f"Run directory: {path}")
     with resumable("run", "--out", path):
         work(directory)
@@ -128,6 +136,8 @@ _OWN_COMMANDS = {"audit": audit.command}
 for _stage in STAGES:
     app.command(_stage.name, help=_stage.help)(_OWN_COMMANDS.get(_stage.name) or _stage_command(_stage.name))
 
+app.command("attack")(attack.command)
+app.command("judge")(judge.command)
 app.command("reattack")(reattack.command)
 app.command("reproduce")(reproduce.command)
 app.command("detect-check")(detect_check.command)
@@ -142,7 +152,6 @@ def init(
 ) -> None:
     """Write a configuration file that explains every setting."""
     from rasa_moe.config import config_text, load_config
-    from rasa_moe.errors import ConfigError
     from rasa_moe.files import write_text
 
     text = config_text(load_config(None, overrides or ()), title=f"Run with: rasa-moe run {path}")
