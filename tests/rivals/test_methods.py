@@ -31,11 +31,12 @@ def test_full_fine_tuning_is_plain_adamw_on_the_answers(make_job: Callable[..., 
         for index in epoch_order(len(batches), seed=job.config.seed, epoch=epoch):
             batch = batches[index]
             loss = torch.zeros(())
-            for rows in batch.parts.values():
+            for name, rows in batch.parts.items():
                 labels = batch.chats.labels[rows]
                 inputs = {"input_ids": batch.chats.input_ids, "attention_mask": batch.chats.attention_mask}
                 logits = model(**inputs, use_cache=False).logits[rows][:, :-1].flatten(0, 1)
-                loss = loss + torch.nn.functional.cross_entropy(logits, labels[:, 1:].flatten())
+                weight = job.config.align.retain_weight if name == "retain" else 1.0
+                loss = loss + weight * torch.nn.functional.cross_entropy(logits, labels[:, 1:].flatten())
             optimizer.param_groups[0]["lr"] = 1e-3 * (1 - step / (2 * len(batches)))
             step += 1
             optimizer.zero_grad()

@@ -32,6 +32,7 @@ CONFIG = AlignConfig(
     router_lr=1e-2,
     weight_decay=0.1,
     early_stop_loss=None,
+    router_span="response",
 )
 # Every weight of something beside the jailbreaks' refusals and the pairs' routing.
 PAPER = {name: 0.0 for name in AlignConfig.model_fields if name.endswith("_weight")}

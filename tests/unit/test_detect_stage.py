@@ -70,7 +70,7 @@ def test_rates_equal_counting_token_by_token(model: PreTrainedModel, moe: MoeMap
 
 
 def run(model: PreTrainedModel, moe: MoeMap, **settings: Any) -> Detection:
-    config = DetectConfig(**{"bootstrap": 50, **settings})
+    config = DetectConfig(**{"bootstrap": 50, "span": "response", "anchor_weight": 1.0, **settings})
     return detect(model, TOKENIZER, moe, pairs=PAIRS, config=config)
 
 
@@ -84,6 +84,19 @@ def test_delta_is_jailbreaks_minus_anchors_and_the_largest_are_chosen(
     torch.testing.assert_close(found.jailbreak_rates - found.anchor_rates, found.delta)
     values = [float(expected[expert.layer, expert.expert]) for expert in found.experts]
     assert values == pytest.approx(sorted(expected.flatten().tolist(), reverse=True)[:3], abs=1e-6)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.4, 1.0])
+def test_experts_are_ranked_by_jailbreaks_less_weighted_anchors(
+    model: PreTrainedModel, moe: MoeMap, weight: float
+) -> None:
+    found = run(model, moe, budget=3, anchor_weight=weight)
+    score = found.jailbreak_rates - weight * found.anchor_rates
+    values = [float(score[expert.layer, expert.expert]) for expert in found.experts]
+    assert values == pytest.approx(sorted(score.flatten().tolist(), reverse=True)[:3])
+    torch.testing.assert_close(found.delta, found.jailbreak_rates - found.anchor_rates)
+    never = found.interval.selection_probability[score < score.flatten().sort().values[4]]
+    assert float(never.max()) < 0.5
 
 
 def test_both_halves_are_read_with_the_models_own_answers(model: PreTrainedModel, moe: MoeMap) -> None:

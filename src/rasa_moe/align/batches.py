@@ -95,18 +95,19 @@ def make_batches(
 
 
 def _recovery(tokenizer: Any, pair: Pair, harmful_answer: str, order: random.Random) -> EncodedChat:
-    """Cut a harmful answer at a random place and go on with the refusal; only the refusal is learned.
+    """Cut a harmful answer in its first third and go on with the refusal, which alone is learned.
 
     A refusal learned at the first token only is undone by any opening that training did not show. See Qi et
     al., "Safety alignment should be made more than just a few tokens deep" (2024). The request is the
     jailbreak or the plain one, and the answer may be that to another jailbreak for the same goal: then the
-    refusal depends on the harm and not on which request led to which opening.
+    refusal depends on the harm and not on which request led to which opening. Later cuts were worse: deep in
+    an answer the words themselves tell train goals apart, and learning them costs harmless answers.
     """
     messages = order.choice((pair.jailbreak, pair.anchor))
     harmful = encode_chat(tokenizer, messages, harmful_answer)
     refused = encode_chat(tokenizer, messages, pair.anchor_answer)
     length = len(harmful) - harmful.prompt_length
-    cut = harmful.prompt_length + order.randint(1, max(1, (3 * length) // 4))
+    cut = harmful.prompt_length + order.randint(1, max(1, length // 3))
     return EncodedChat(
         input_ids=harmful.input_ids[:cut] + refused.input_ids[refused.prompt_length :], prompt_length=cut
     )

@@ -75,7 +75,7 @@ class CollectConfig(Section):
         8192, description="Tokens in one generation batch, padding included; less needs less memory."
     )
     retain_rows: int = Field(
-        256,
+        1024,
         ge=0,
         description="Harmless conversations, with the model's own answers, kept to protect its abilities.",
     )
@@ -85,11 +85,17 @@ class DetectConfig(Section):
     """Set how the experts that answer jailbreaks are told from the others."""
 
     span: Literal["response", "prompt", "both", "last_prompt", "deciding"] = Field(
-        "response",
-        description="Tokens whose routing counts; 'deciding': those that predict a response token.",
+        "last_prompt",
+        description="Tokens whose routing counts; 'last_prompt': the one at which the answer is decided; "
+        "'deciding': those that predict a response token.",
+    )
+    anchor_weight: NotNegative = Field(
+        0.5,
+        description="Experts are ranked by P(active | jailbreak) - anchor_weight * P(active | plain); 1 is "
+        "the paper's discrepancy, which passes over experts that both use.",
     )
     budget: Finite | Number | None = Field(
-        0.125,
+        0.1875,
         description="Experts to select: a share of all (0.125) or a count (128); null to use the threshold.",
     )
     threshold: Finite | None = Field(
@@ -126,7 +132,7 @@ class AlignConfig(Section):
         1, description="Epochs of routing consistency in a round; 0 leaves the routers alone."
     )
     expert_lr: Positive = Field(
-        5e-4, description="Learning rate of the selected experts; the paper's models use 5e-5."
+        2e-3, description="Learning rate of the selected experts; the paper's models use 5e-5."
     )
     router_lr: Positive = Field(
         1e-4, description="Learning rate of the routers; the paper's models use 1e-6."
@@ -137,7 +143,7 @@ class AlignConfig(Section):
     weight_decay: NotNegative = Field(0.0, description="AdamW's weight decay, for whatever is being trained.")
     batch_size: Count = Field(16, description="Pairs in one optimiser step.")
     retain_weight: NotNegative = Field(
-        1.0, description="Weight of the harmless conversations in repair; 0 is the paper's form."
+        3.0, description="Weight of the harmless conversations in repair; 0 is the paper's form."
     )
     retain_per_pair: Count = Field(2, description="Harmless conversations beside each pair of a batch.")
     anchor_weight: NotNegative = Field(
@@ -155,7 +161,7 @@ class AlignConfig(Section):
         description="Weight of keeping the routing of plain and harmless requests; 0 is the paper's form.",
     )
     router_span: Literal["response", "prompt", "both", "last_prompt", "deciding"] = Field(
-        "response", description="Tokens whose routing is made consistent; named as in detect.span."
+        "last_prompt", description="Tokens whose routing is made consistent; named as in detect.span."
     )
     max_grad_norm: Positive = Field(1.0, description="Gradients are scaled down to this norm.")
     early_stop_loss: Positive | None = Field(

@@ -53,12 +53,34 @@ def activation_discrepancy(jailbreak_rates: Tensor, anchor_rates: Tensor) -> Ten
     return _pair_differences(jailbreak_rates, anchor_rates).mean(dim=0)
 
 
+def selection_score(jailbreak_rates: Tensor, anchor_rates: Tensor, *, anchor_weight: float = 1.0) -> Tensor:
+    """Compute what experts are ranked by: `P(activate | B_adv) - anchor_weight * P(activate | B_anchor)`.
+
+    An expert that decides between answering and refusing is active in both contexts: it writes the refusal of
+    the plain request and the harmful answer to the jailbreak. Delta is then near 0 and passes it over, though
+    a repair that leaves it out does not carry over to jailbreaks that were not trained on. A weight below 1
+    lets such experts in.
+
+    Args:
+        jailbreak_rates: (N, L, E) floating.
+        anchor_rates: (N, L, E) floating.
+        anchor_weight: 1 is Delta, the paper's score; 0 ranks by activation on jailbreaks alone.
+
+    Returns:
+        (L, E) float64 in [-anchor_weight, 1].
+
+    Deviation: the paper ranks by Delta, `anchor_weight` 1.
+    """
+    return activation_discrepancy(jailbreak_rates, anchor_weight * anchor_rates)
+
+
 def bootstrap_interval(
     jailbreak_rates: Tensor,
     anchor_rates: Tensor,
     *,
     budget: int | None = None,
     threshold: float | None = None,
+    anchor_weight: float = 1.0,
     goals: Sequence[Hashable] | None = None,
     resamples: int = 1000,
     confidence: float = 0.95,
@@ -74,6 +96,7 @@ def bootstrap_interval(
         anchor_rates: (N, L, E) floating.
         budget: As in `select_experts`; exactly one of budget and threshold.
         threshold: As in `select_experts`.
+        anchor_weight: As in `selection_score`, by which the resamples select.
         goals: N labels; pairs with equal labels are drawn together. None treats every pair as its own goal.
         resamples: B.
         confidence: Coverage of the percentile interval.
@@ -82,13 +105,18 @@ def bootstrap_interval(
     resampled = resample_discrepancy(
         jailbreak_rates, anchor_rates, goals=goals, resamples=resamples, seed=seed
     )
+    scores = resampled
+    if anchor_weight != 1:
+        scores = resample_discrepancy(
+            jailbreak_rates, anchor_weight * anchor_rates, goals=goals, resamples=resamples, seed=seed
+        )
     tail = (1 - confidence) / 2
     # numpy, because torch.quantile refuses more than 2^24 values, which 48 layers of 128 experts exceed
     low, high = np.quantile(resampled.numpy(), [tail, 1 - tail], axis=0)
     return DiscrepancyInterval(
         low=torch.from_numpy(low),
         high=torch.from_numpy(high),
-        selection_probability=selection_probability(resampled, budget=budget, threshold=threshold),
+        selection_probability=selection_probability(scores, budget=budget, threshold=threshold),
     )
 
 
@@ -134,7 +162,7 @@ def select_experts(
     """Choose the safety-critical experts, strongest first; ties go to the lower layer, then the lower expert.
 
     Args:
-        delta: (L, E) floating.
+        delta: (L, E) floating; Delta, or another score of `selection_score`.
         budget: Number of experts over all layers. May reach experts with Delta <= 0 when it is large.
         threshold: tau; exactly one of budget and threshold must be given.
 

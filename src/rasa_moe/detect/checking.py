@@ -102,6 +102,7 @@ def check_detection(
     anchors = _rates(session, [(pair.anchor, pair.anchor_answer) for pair in pairs], span=span)
     control, num_control = _format_control(session, pairs, span=span, limit=effort.goals, progress=progress)
     delta = activation_discrepancy(jailbreaks, anchors)
+    discounted = session.config.detect.anchor_weight * anchors  # what the selection ranks by
     budget = len(selected)
     by_format = select_experts(control, budget=budget)
     p_values = checks.swap_p_values(
@@ -120,10 +121,12 @@ def check_detection(
     options: dict[str, Any] = {"budget": budget, "goals": goals}
     stability = {
         "resampled": asdict(
-            checks.resampled_stability(jailbreaks, anchors, **options, resamples=effort.resamples, seed=seed)
+            checks.resampled_stability(
+                jailbreaks, discounted, **options, resamples=effort.resamples, seed=seed
+            )
         ),
         "halves": asdict(
-            checks.stability_across_seeds(jailbreaks, anchors, **options, seeds=range(effort.halvings))
+            checks.stability_across_seeds(jailbreaks, discounted, **options, seeds=range(effort.halvings))
         ),
         "by_chance": budget / (2 * delta.numel() - budget),
     }

@@ -17,6 +17,7 @@ from rasa_moe.detect.aad import (
     activation_discrepancy,
     bootstrap_interval,
     select_experts,
+    selection_score,
 )
 from rasa_moe.errors import ConfigError
 from rasa_moe.moe import ExpertId, MoeMap, count_activations
@@ -79,17 +80,19 @@ def detect(
     jailbreak_rates, anchor_rates = rates[: len(pairs)], rates[len(pairs) :]
     budget = expert_budget(config, num_experts=moe.num_layers * moe.num_experts)
     delta = activation_discrepancy(jailbreak_rates, anchor_rates)
-    chosen = select_experts(delta, budget=budget, threshold=config.threshold)
+    score = selection_score(jailbreak_rates, anchor_rates, anchor_weight=config.anchor_weight)
+    chosen = select_experts(score, budget=budget, threshold=config.threshold)
     if not chosen:
         raise ConfigError(
-            f"No expert's discrepancy exceeds detect.threshold = {config.threshold}; the largest is "
-            f"{float(delta.max()):.4f}, so lower the threshold or set a budget."
+            f"No expert's score exceeds detect.threshold = {config.threshold}; the largest is "
+            f"{float(score.max()):.4f}, so lower the threshold or set a budget."
         )
     interval = bootstrap_interval(
         jailbreak_rates,
         anchor_rates,
         budget=budget,
         threshold=config.threshold,
+        anchor_weight=config.anchor_weight,
         goals=[pair.goal for pair in pairs],
         resamples=config.bootstrap,
         seed=seed,

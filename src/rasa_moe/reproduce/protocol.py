@@ -47,6 +47,10 @@ METHODS: tuple[Method, ...] = (
         "align.expert_lr",
         None,
         {
+            "detect.span": "response",
+            "detect.anchor_weight": 1.0,
+            "detect.budget": 0.125,
+            "align.router_span": "response",
             "align.retain_weight": 0.0,
             "align.anchor_weight": 0.0,
             "align.recovery_weight": 0.0,
@@ -81,15 +85,18 @@ METHOD_NAMES = tuple(method.name for method in METHODS)
 # Values of RASA's settings, one varied at a time from what was tuned; the tuned one itself costs no training.
 ABLATIONS: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]] = {
     "share of experts": [
-        (f"{share:.0%}", {"detect.budget": share}) for share in (0.02, 0.05, 0.125, 0.25, 0.5, 1.0)
+        (f"{share:.3g}", {"detect.budget": share}) for share in (0.02, 0.05, 0.125, 0.1875, 0.25, 0.5, 1.0)
     ],
     "threshold of AAD": [
         (f"> {tau:g}", {"detect.budget": None, "detect.threshold": tau}) for tau in (0.02, 0.05, 0.1, 0.2)
     ],
+    "weight of anchors in the score": [
+        (f"{weight:g}", {"detect.anchor_weight": weight}) for weight in (0.0, 0.5, 1.0)
+    ],
     "span of AAD": [
         (span, {"detect.span": span}) for span in ("response", "deciding", "last_prompt", "prompt", "both")
     ],
-    "retain weight": [(f"{weight:g}", {"align.retain_weight": weight}) for weight in (0.0, 0.5, 1.0, 2.0)],
+    "retain weight": [(f"{weight:g}", {"align.retain_weight": weight}) for weight in (0.0, 1.0, 3.0, 6.0)],
     "recovery weight": [(f"{weight:g}", {"align.recovery_weight": weight}) for weight in (0.0, 1.0)],
     "router retain weight": [
         (f"{weight:g}", {"align.router_retain_weight": weight}) for weight in (0.0, 1.0)
