@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,36 +143,62 @@ def run_stages(
         RunError: An input is missing, the disk is full, or another process works in the directory.
         RasaError: Whatever a stage reports.
     """
+    from rasa_moe.distributed import current
+
     chosen = [stage for stage in STAGES if only in (None, stage.name)]
     assert chosen, f"no stage is called {only}"
-    with session.directory.locked():
+    directory, world = session.directory, current()
+    with directory.locked() if world.is_first else nullcontext():
         if any("rows" in stage.sources for stage in chosen):
             session.check()
-        session.directory.record_environment(describe_environment(threads=session.prepare()))
+        environment = describe_environment(threads=session.prepare())
+        world.once(lambda: directory.record_environment(environment))
         for stage in chosen:
             _run_stage(session, stage, again=again, on_event=on_event)
 
 
 def _run_stage(session: Session, stage: Stage, *, again: bool, on_event: OnEvent) -> None:
-    directory = session.directory
-    _require_inputs(session, stage)
-    inputs = {
-        "configuration": sha256_json(session.config.model_dump()),
-        **session.source_hashes(stage.sources),
-        **directory.input_hashes(stage.inputs + stage.optional),
-    }
-    reason = directory.reason_to_run(stage.name, inputs=inputs)
+    from rasa_moe.distributed import current
+
+    directory, world = session.directory, current()
+    inputs, reason = world.once(lambda: _standing(session, stage))
     if not reason and not again:
         on_event(StageEvent(stage.name, "kept"))
         return
     on_event(StageEvent(stage.name, "start", reason=reason or "asked for"))
     started = time.monotonic()
     session.prepare()
-    with directory.staging(stage.name) as out, _known_failures(session.path, stage):
-        stage.run(session, Work(out, lambda: directory.checkpoints(stage.name, inputs=inputs)))
+
+    def checkpoints() -> Path:
+        return Path(world.once(lambda: str(directory.checkpoints(stage.name, inputs=inputs))))
+
+    def keep() -> None:
         _require_outputs(stage, out)
         directory.commit(stage.name, inputs=inputs, elapsed_seconds=time.monotonic() - started)
+
+    # What other processes write is the same, and nobody needs it twice.
+    staging = directory.staging(stage.name) if world.is_first else _thrown_away()
+    with staging as out, _known_failures(session.path, stage):
+        stage.run(session, Work(out, checkpoints))
+        world.once(keep)
     on_event(StageEvent(stage.name, "done", elapsed_seconds=time.monotonic() - started))
+
+
+def _standing(session: Session, stage: Stage) -> tuple[dict[str, str], str]:
+    """Return the fingerprints of what a stage reads, and why it has to run; empty where its mark holds."""
+    _require_inputs(session, stage)
+    inputs = {
+        "configuration": sha256_json(session.config.model_dump()),
+        **session.source_hashes(stage.sources),
+        **session.directory.input_hashes(stage.inputs + stage.optional),
+    }
+    return inputs, session.directory.reason_to_run(stage.name, inputs=inputs)
+
+
+@contextmanager
+def _thrown_away() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="rasa-moe-") as folder:
+        yield Path(folder)
 
 
 def _require_inputs(session: Session, stage: Stage) -> None:

@@ -112,8 +112,14 @@ class Session:
         config = getattr(self.config.engine, role)
         if not config.url:
             return None
+        from rasa_moe.distributed import current
         from rasa_moe.engines.http import HttpEngine
 
+        if current().size > 1:
+            raise ConfigError(
+                f"engine.{role} names a server, which one process asks; give this stage's command without "
+                "torchrun, then go on with torchrun."
+            )
         return HttpEngine(config, answered=self.path / _ANSWERED / f"{role}.jsonl")
 
     @property

@@ -90,6 +90,7 @@ def align(session: Session, work: Work) -> None:
     from rasa_moe.artifacts import read_experts, read_retain, write_tensors
     from rasa_moe.data import read_pairs
     from rasa_moe.data.jsonl import write_records
+    from rasa_moe.distributed import current
 
     config, model, tokenizer, moe = session.config, session.model, session.tokenizer, session.moe
     pairs = read_pairs(session.path / "pairs.jsonl")
@@ -107,7 +108,9 @@ def align(session: Session, work: Work) -> None:
         checkpoint_path=work.checkpoints / f"{RASA}.safetensors",
         progress=session.progress,
     )
-    alignment.patch.save(work.out / "patch")
+    is_first = current().is_first  # weights are large, so only one process writes them
+    if is_first:
+        alignment.patch.save(work.out / "patch")
     log = list(alignment.log)
     for name in config.compare:
         tuned = RIVALS[name](
@@ -120,7 +123,8 @@ def align(session: Session, work: Work) -> None:
             checkpoint_path=work.checkpoints / f"{name}.safetensors",
             progress=session.progress,
         )
-        write_tensors(work.out / _weights_of(name), tuned.tensors)
+        if is_first:
+            write_tensors(work.out / _weights_of(name), tuned.tensors)
         log += tuned.log
     write_records(work.out / "training.jsonl", log)
 
@@ -185,19 +189,22 @@ def audit(session: Session, work: Work) -> None:
 
 def report(session: Session, work: Work) -> None:
     """Write the HTML page from the files of the run."""
+    from rasa_moe.distributed import current
     from rasa_moe.report import write_report
 
-    page = write_report(session.path)
-    page.rename(work.out / page.name)
+    if current().is_first:
+        page = write_report(session.path)
+        page.rename(work.out / page.name)
 
 
 def _judged(session: Session, work: Work, name: str, *, suites: list[Suite]) -> dict[str, Judged]:
     """Answer and judge the suites with one model, or take the answers from before a kill."""
     from rasa_moe.artifacts import read_judged, write_judged
+    from rasa_moe.distributed import current
     from rasa_moe.evaluate.stage import answer_suites
 
-    saved = work.checkpoints / f"{name}.jsonl"
-    if not saved.exists():
+    saved, world = work.checkpoints / f"{name}.jsonl", current()
+    if not world.once(saved.exists):
         with weights_in(session, name):
             answers = answer_suites(
                 session.model,
@@ -209,7 +216,7 @@ def _judged(session: Session, work: Work, name: str, *, suites: list[Suite]) -> 
                 label=f"evaluate {name}",
                 progress=session.progress,
             )
-        write_judged(saved, answers.values(), suites=suites)
+        world.once(lambda: write_judged(saved, answers.values(), suites=suites))
     return read_judged(saved, session.source.rows)
 
 

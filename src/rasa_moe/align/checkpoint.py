@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from rasa_moe.align.trainable import Stateful
+from rasa_moe.distributed import current
 from rasa_moe.errors import RunError
 from rasa_moe.files import write_bytes
 
@@ -41,7 +42,7 @@ class Checkpoint:
         self._optimizers = optimizers
 
     def save(self, *, phases_done: int, log: list[dict[str, Any]]) -> None:
-        """Write everything in one atomic file."""
+        """Write everything in one atomic file; of several processes the first writes."""
         tensors: dict[str, Tensor] = {}
         for name, owner in self._trained.items():
             tensors |= {f"{name}|{key}": value.cpu() for key, value in owner.state_dict().items()}
@@ -51,6 +52,8 @@ class Checkpoint:
                     f"{name}-optimizer|{number}|{key}": torch.as_tensor(value).cpu()
                     for key, value in state.items()
                 }
+        if not current().is_first:
+            return
         metadata = {"identity": self._identity, "phases_done": str(phases_done), "log": json.dumps(log)}
         write_bytes(self._path, save({key: value.contiguous() for key, value in tensors.items()}, metadata))
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from rasa_moe.align.batches import TrainingBatch
 from rasa_moe.align.losses import routing_divergence
 from rasa_moe.config import AlignConfig
+from rasa_moe.distributed import current
 from rasa_moe.moe import MoeMap, watch_routers
 
 
@@ -54,6 +55,10 @@ class RoutingConsistency:
     def _routing(self, batch: TrainingBatch, parts: tuple[str, ...]) -> Tensor:
         """Return the mean routing distribution of each chat over the configured span, (B,L,E) fp32."""
         chats = batch.part(*parts)
+        own = (world := current()).own_rows
         with watch_routers(self._moe, self._model) as watch:
-            self._model(input_ids=chats.input_ids, attention_mask=chats.attention_mask, use_cache=False)
-        return watch.mean_probabilities(chats.spans[self._config.router_span])
+            self._model(
+                input_ids=own(chats.input_ids), attention_mask=own(chats.attention_mask), use_cache=False
+            )
+        routing = watch.mean_probabilities(own(chats.spans[self._config.router_span]))
+        return world.whole_rows(routing, total=len(chats.input_ids))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rasa_moe.align.batches import TrainingBatch
+from rasa_moe.distributed import current
 from rasa_moe.errors import TrainingError
 
 LogLine = dict[str, Any]
@@ -110,6 +111,7 @@ def run_epoch(
             )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        current().average_gradients(parameters)
         norm = float(nn.utils.clip_grad_norm_(parameters, max_grad_norm))
         optimizer.step()
         losses = {"loss": value, **{name: float(scalar.detach()) for name, scalar in named.items()}}

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from rasa_moe.align.batches import TrainingBatch
 from rasa_moe.data.chats import IGNORED_LABEL
+from rasa_moe.distributed import current
 
 Divergence = Literal["forward", "reverse", "symmetric"]
 
@@ -22,7 +23,7 @@ def supervised_losses(logits: Tensor, batch: TrainingBatch) -> dict[str, Tensor]
     """Return the cross-entropy of each part of a batch, a mean over its response tokens.
 
     Args:
-        logits: (B,S,V) floating; position s predicts token s + 1.
+        logits: (B,S,V) floating, of this process' rows; position s predicts token s + 1.
         batch: Labels are -100 outside the response, so neither prompt nor padding is learned.
 
     Returns:
@@ -30,10 +31,14 @@ def supervised_losses(logits: Tensor, batch: TrainingBatch) -> dict[str, Tensor]
 
     Paper: `L_SFT(x, y_ref)` over B_adv is the part "jailbreak".
     """
-    targets = batch.chats.labels[:, 1:]
+    targets, world = batch.chats.labels[:, 1:], current()
     losses = functional.cross_entropy(
-        logits[:, :-1].float().transpose(1, 2), targets, ignore_index=IGNORED_LABEL, reduction="none"
+        logits[:, :-1].float().transpose(1, 2),
+        world.own_rows(targets),
+        ignore_index=IGNORED_LABEL,
+        reduction="none",
     )  # (B,S-1), 0 where ignored
+    losses = world.whole_rows(losses, total=len(targets))
     counted = targets != IGNORED_LABEL
     return {name: losses[rows].sum() / counted[rows].sum() for name, rows in batch.parts.items()}
 

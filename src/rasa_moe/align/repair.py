@@ -18,6 +18,7 @@ from torch import Tensor
 from rasa_moe.align.batches import TrainingBatch
 from rasa_moe.align.losses import supervised_losses, weighted_sum
 from rasa_moe.config import AlignConfig
+from rasa_moe.distributed import current
 from rasa_moe.moe import MoeMap, RoutingTrace, record, replay
 
 
@@ -67,6 +68,7 @@ def part_weights(config: AlignConfig) -> dict[str, float]:
 
 
 def forward(model: Any, batch: TrainingBatch) -> Any:
-    """Call the model on the whole batch, without a cache."""
+    """Call the model on this process' rows of a batch (all rows where it is alone), without a cache."""
+    own = current().own_rows
     chats = batch.chats
-    return model(input_ids=chats.input_ids, attention_mask=chats.attention_mask, use_cache=False)
+    return model(input_ids=own(chats.input_ids), attention_mask=own(chats.attention_mask), use_cache=False)

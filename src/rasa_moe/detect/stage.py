@@ -19,6 +19,7 @@ from rasa_moe.detect.aad import (
     select_experts,
     selection_score,
 )
+from rasa_moe.distributed import current
 from rasa_moe.errors import ConfigError
 from rasa_moe.moe import ExpertId, MoeMap, count_activations
 from rasa_moe.progress import Progress, no_progress
@@ -118,19 +119,17 @@ def activation_rates(
 ) -> Tensor:
     """Return (N,L,E) float32: the share of each chat's span tokens that activate each expert."""
     batches = length_bucketed([len(chat) for chat in chats], batch_tokens=batch_tokens)
-    order = [index for indices in batches for index in indices]
+    mine = (world := current()).part(batches)
+    order = [index for indices in mine for index in indices]
     with torch.inference_mode(), count_activations(moe, model) as counts:
         done = 0
-        for indices in batches:
+        for indices in mine:
             batch = collate([chats[index] for index in indices], tokenizer.pad_token_id).to(model.device)
             counts.span = batch.spans[span]
             model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
             done += len(indices)
-            progress("detect", done, len(chats))
-    rates = counts.rates().cpu()
-    restored = torch.empty_like(rates)
-    restored[order] = rates
-    return restored
+            progress("detect", done, len(order))
+    return world.in_order(counts.rates().cpu(), order, total=len(chats))
 
 
 def expert_budget(config: DetectConfig, *, num_experts: int) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from rasa_moe.data.chats import collate, encode_chat, length_bucketed
 from rasa_moe.data.rows import Message
 from rasa_moe.data.thinking import decode_told, opened_thinking
+from rasa_moe.distributed import current
 from rasa_moe.progress import Progress, no_progress
 
 # A thinking tag and the layout after it are never longer.
@@ -60,9 +61,10 @@ def generate(
     """
     prompts = [encode_chat(tokenizer, conversation) for conversation in conversations]
     batches = length_bucketed([len(prompt) + max_new_tokens for prompt in prompts], batch_tokens=batch_tokens)
-    answers: list[Answer | None] = [None] * len(prompts)
-    done = 0
-    for indices in batches:
+    mine = (world := current()).part(batches)
+    answers: dict[int, Answer] = {}
+    done, total = 0, sum(len(indices) for indices in mine)
+    for indices in mine:
         batch = collate([prompts[index] for index in indices], tokenizer.pad_token_id, side="left").to(
             model.device
         )
@@ -81,8 +83,9 @@ def generate(
                 tokenizer, row, stops=stops, is_opened=opened_thinking(prompt_end) is not None
             )
         done += len(indices)
-        progress(label, done, len(prompts))
-    return [answer for answer in answers if answer is not None]
+        progress(label, done, total)
+    everybody = world.gather({index: asdict(answer) for index, answer in answers.items()})
+    return [Answer(**everybody[index]) for index in range(len(prompts))]
 
 
 def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

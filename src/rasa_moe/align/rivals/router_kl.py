@@ -16,6 +16,7 @@ from rasa_moe.align.losses import routing_divergence, supervised_losses, weighte
 from rasa_moe.align.repair import forward
 from rasa_moe.align.rivals.base import Job, Rival, Tuned
 from rasa_moe.align.rivals.training import AllWeights, train
+from rasa_moe.distributed import current
 from rasa_moe.moe import watch_routers
 
 _METHOD = "router_kl"
@@ -41,10 +42,12 @@ class _HeldRouting:
         return loss, {**{f"loss_{name}": part for name, part in losses.items()}, "kl": kl}
 
     def _routed(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
-        """Return logits (B,S,V) and the routing of the last prompt token (B,L,E)."""
+        """Return logits of this process' rows and the routing of every last prompt token, (B,L,E)."""
         with watch_routers(self._job.moe, self._job.model) as watch:
             logits = forward(self._job.model, batch).logits
-        return logits, watch.mean_probabilities(batch.chats.spans[_SPAN])
+        span = batch.chats.spans[_SPAN]
+        routing = watch.mean_probabilities(current().own_rows(span))
+        return logits, current().whole_rows(routing, total=len(span))
 
 
 def _train(job: Job) -> Tuned:
