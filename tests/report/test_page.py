@@ -156,6 +156,22 @@ def test_the_files_behind_the_page_can_be_checked(page: Page, tmp_path: Path) ->
     assert "fixed_routing: frozen" in page.text and "2.13.0+cpu" in page.text
 
 
+def test_attacks_that_end_in_no_refusal_are_no_quiet_success(tmp_path: Path, page: Page) -> None:
+    assert "neither harmful nor a refusal" not in page.text
+    run = write_fake_run(tmp_path)
+    path = run / "generations" / "rasa.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join([*lines[::2], *(line.replace('"full"', '"none"') for line in lines[1::2])]))
+    changed = Page(write_report(run).read_text(encoding="utf-8"))
+    said = re.search(
+        r"Of the (\d+) attacks that no longer work, (\d+) are refused; the other (\d+)", changed.text
+    )
+    assert said is not None
+    stopped, refused, odd = map(int, said.groups())
+    assert stopped == refused + odd and odd == pytest.approx(stopped / 2, rel=0.2)
+    assert "Answered before, now neither harmful nor a refusal" in changed.text
+
+
 def test_neither_torch_nor_a_plotting_library_is_imported(tmp_path: Path) -> None:
     run = write_fake_run(tmp_path)
     script = (

@@ -8,7 +8,7 @@ from importlib import resources
 
 from rasa_moe.report.closing import limits_part, reproduce_part
 from rasa_moe.report.detection import detection_part
-from rasa_moe.report.examples import examples_part
+from rasa_moe.report.examples import examples_part, silence_caution
 from rasa_moe.report.heatmap import expert_heatmap, expert_table, selection_words
 from rasa_moe.report.markup import Html, el, join
 from rasa_moe.report.numbers import whole
@@ -39,7 +39,7 @@ def render_page(run: Run) -> str:
             el("header", *_title(run), _contents(sections)),
             el(
                 "main",
-                verdict_block(run.evaluation, audit_line=audit_line(run.audit)),
+                verdict_block(run.evaluation, audit_line=audit_line(run.audit), silence=silence_caution(run)),
                 *(_section(*section) for section in sections),
             ),
             el(

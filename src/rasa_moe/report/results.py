@@ -30,10 +30,10 @@ from rasa_moe.report.vocabulary import (
 )
 
 
-def verdict_block(evaluation: Evaluation, *, audit_line: str | None) -> Html:
-    """Show the verdict; `audit_line` says what the audit adds to it."""
+def verdict_block(evaluation: Evaluation, *, audit_line: str | None, silence: str | None) -> Html:
+    """Show the verdict; `audit_line` says what the audit adds to it, `silence` what the answers do."""
     verdict = give_verdict(evaluation)
-    cautions = [el("li", caution) for caution in verdict.cautions]
+    cautions = [el("li", caution) for caution in (silence, *verdict.cautions) if caution]
     return el(
         "section",
         el("h2", "Verdict", id="verdict", class_="over"),
