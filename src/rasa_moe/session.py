@@ -99,9 +99,12 @@ class Session:
             from rasa_moe.judges.rubrics import RUBRICS
 
             _check_names("data.judge", (name.removeprefix("llm-"),), known=tuple(RUBRICS))
-            return LlmJudge(server, RUBRICS[name.removeprefix("llm-")])
+            rubric = RUBRICS[name.removeprefix("llm-")]
+            return LlmJudge(server, rubric, concurrency=server.config.concurrency)
         automatic = "exact" if self.config.data.source == _TESTBED else "rules"
-        return get_judge(automatic if name == "auto" else name)
+        return get_judge(
+            automatic if name == "auto" else name, answered=self.path / _ANSWERED / "judge.jsonl"
+        )
 
     def engine(self, role: Literal["generation", "judge"]) -> HttpEngine | None:
         """Return the server that is configured for a role, None if the work stays in this process.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from rasa_moe.attacks.base import FREE, Attack, Chat, Cost
@@ -42,6 +43,7 @@ def make_rows(
     *,
     seed: int = 0,
     chat: Chat | None = None,
+    concurrency: int = 1,
     progress: Progress = no_progress,
 ) -> Made:
     """Wrap every plain request in every attack; harmless ones too, as the wrapped-benign control.
@@ -51,6 +53,7 @@ def make_rows(
         attacks: The wrappers.
         seed: Chooses among variants.
         chat: The attacker's model, for attacks that a model writes.
+        concurrency: Prompts that are written at the same time.
         progress: Called after every row.
 
     Raises:
@@ -60,19 +63,27 @@ def make_rows(
     requests = list(plain_rows(rows))
     if not requests:
         raise ConfigError("there is no plain request to put an attack around; give rows of family 'plain'")
-    made: list[PromptRow] = []
-    failures: list[str] = []
-    total = len(requests) * len(attacks)
-    for attack in attacks:
-        for request in requests:
-            try:
-                messages = attack.wrap(request.goal, seed=seed, chat=chat)
-            except DataError as error:
-                failures.append(f"{attack.name}, {request.id}: {error}")
-            else:
-                made.append(_wrapped(request, attack, messages))
-            progress("attack", len(made) + len(failures), total)
-    return Made(rows=tuple(made), failures=tuple(failures))
+    work = [(attack, request) for attack in attacks for request in requests]
+
+    def one(pair: tuple[Attack, PromptRow]) -> PromptRow | str:
+        attack, request = pair
+        try:
+            return _wrapped(request, attack, attack.wrap(request.goal, seed=seed, chat=chat))
+        except DataError as error:
+            return f"{attack.name}, {request.id}: {error}"
+
+    results: list[PromptRow | str] = []
+    pool = ThreadPoolExecutor(max_workers=concurrency)
+    try:
+        for result in pool.map(one, work):
+            results.append(result)
+            progress("attack", len(results), len(work))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return Made(
+        rows=tuple(result for result in results if isinstance(result, PromptRow)),
+        failures=tuple(result for result in results if isinstance(result, str)),
+    )
 
 
 def _wrapped(request: PromptRow, attack: Attack, messages: tuple[Message, ...]) -> PromptRow:

@@ -11,8 +11,8 @@ import typer
 from rasa_moe.cli.console import note, say
 
 if TYPE_CHECKING:
-    from rasa_moe.attacks import Chat
     from rasa_moe.data.rows import PromptRow
+    from rasa_moe.engines.http import HttpEngine
 
 
 def command(
@@ -39,6 +39,10 @@ def command(
     attacker_model: Annotated[
         str | None, typer.Option("--attacker-model", metavar="M", help="Name of the model on that server.")
     ] = None,
+    attacker_key: Annotated[
+        str,
+        typer.Option("--attacker-key", metavar="VARIABLE", help="Environment variable that holds its key."),
+    ] = "",
     is_agreed: Annotated[bool, typer.Option("--yes", help="Spend the shown cost without asking.")] = False,
 ) -> None:
     """Make jailbreak prompts of plain goals, for data.source of a run."""
@@ -62,14 +66,19 @@ def command(
     chat = None
     if cost.calls:
         note(f"Cost: {cost.calls} calls and about {cost.tokens} tokens at the attacker's endpoint.")
-        chat = _attacker(attacker, attacker_model)
+        chat = _attacker(attacker, attacker_model, key=attacker_key, out_file=out_file)
         if not is_agreed:
             typer.confirm("Spend it?", abort=True, err=True)
     with Bars() as bars:
-        made = make_rows(rows, chosen, seed=seed, chat=chat, progress=bars)
+        concurrency = chat.config.concurrency if chat else 1
+        made = make_rows(rows, chosen, seed=seed, chat=chat, concurrency=concurrency, progress=bars)
     write_rows(out_file, [*rows, *made.rows])
     for line in made.failures:
         note(f"Not made: {line}")
+    if chat is not None:
+        used = chat.usage
+        tokens = used.prompt_tokens + used.completion_tokens
+        note(f"Spent: {used.calls} calls and {tokens} tokens; {used.kept} replies were known already.")
     say(_summary(out_file, rows, made.rows))
 
 
@@ -77,13 +86,16 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _attacker(url: str | None, model: str | None) -> Chat:
+def _attacker(url: str | None, model: str | None, *, key: str, out_file: Path) -> HttpEngine:
+    from rasa_moe.config.schema import EndpointConfig
+    from rasa_moe.engines.http import HttpEngine
     from rasa_moe.errors import ConfigError
-    from rasa_moe.judges.endpoint import Endpoint
 
     if url is None or model is None:
         raise ConfigError("attacks that a model writes need --attacker URL and --attacker-model M")
-    return Endpoint(url=url, model=model, temperature=0.7, max_tokens=2048)
+    server = EndpointConfig(url=url, model=model, api_key_env=key, temperature=0.7, max_tokens=2048)
+    # Kept beside the output, so that an interrupted command pays for nothing twice.
+    return HttpEngine(server, answered=out_file.with_name(f"{out_file.name}.answered.jsonl"))
 
 
 def _summary(path: Path, rows: Sequence[PromptRow], made: Sequence[PromptRow]) -> str:

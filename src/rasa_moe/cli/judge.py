@@ -37,19 +37,26 @@ def command(
 ) -> None:
     """Judge answers that were given before; nothing is generated."""
     from rasa_moe.cli.bars import Bars
+    from rasa_moe.errors import ConfigError
     from rasa_moe.judges.scoring import (
         Columns,
+        answered_file,
         load_answers,
         score_answers,
         summary_lines,
         write_scores,
     )
 
+    if out_file is not None and out_file.exists():
+        raise ConfigError(f"{out_file} is already there; give another name, or delete it first")
     columns = Columns(request=request_column, answer=answer_column, label=label_column)
     answers = load_answers(file, columns=columns, kind=kind)
     with Bars() as bars:
         scored = score_answers(
-            answers, judges=[name.strip() for name in judge.split(",") if name.strip()], progress=bars
+            answers,
+            judges=[name.strip() for name in judge.split(",") if name.strip()],
+            answered=answered_file(file, out_file),
+            progress=bars,
         )
     if out_file is not None:
         write_scores(out_file, scored)

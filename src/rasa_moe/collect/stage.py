@@ -18,7 +18,7 @@ from rasa_moe.data.rows import PLAIN_FAMILY, Message, Pair, PromptRow
 from rasa_moe.data.source import Source, is_attack
 from rasa_moe.engines import Answer, generate
 from rasa_moe.errors import DataError
-from rasa_moe.judges import Judge, Verdict
+from rasa_moe.judges import Judge, Verdict, judge_all
 from rasa_moe.progress import Progress, no_progress
 
 
@@ -84,9 +84,8 @@ def collect(
         label="collect",
         progress=progress,
     )
-    transcript = tuple(
-        (row, answer, judge.judge(row, answer.text)) for row, answer in zip(asked, answers, strict=True)
-    )
+    verdicts = judge_all(judge, [(row, answer.text) for row, answer in zip(asked, answers, strict=True)])
+    transcript = tuple(zip(asked, answers, verdicts, strict=True))
     pairs, counts = _pairs(transcript)
     if not pairs:
         raise DataError(

@@ -13,7 +13,7 @@ from rasa_moe.data.rows import PromptRow
 from rasa_moe.engines import Answer, generate
 from rasa_moe.evaluate.statistics import Floats, adjusted_p_values, family_mean, paired_change, rate_of
 from rasa_moe.evaluate.suites import DONE_SUFFIX, KINDS, Suite
-from rasa_moe.judges import Judge, Verdict
+from rasa_moe.judges import Judge, Verdict, judge_all
 from rasa_moe.progress import Progress, no_progress
 
 BASE = "base"
@@ -79,9 +79,11 @@ def answer_suites(
         label=label,
         progress=progress,
     )
+    pairs = [(row, answer.text) for row, answer in zip(rows, answers, strict=True)]
+    verdicts = judge_all(judge, pairs)
     return {
-        row.id: Judged(row=row, answer=answer, verdict=judge.judge(row, answer.text))
-        for row, answer in zip(rows, answers, strict=True)
+        row.id: Judged(row=row, answer=answer, verdict=verdict)
+        for row, answer, verdict in zip(rows, answers, verdicts, strict=True)
     }
 
 

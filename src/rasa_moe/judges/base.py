@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from rasa_moe.data.rows import PromptRow
+from rasa_moe.progress import Progress, no_progress
 
 Refusal = Literal["full", "partial", "none"]
 
@@ -41,6 +45,45 @@ class Judge(Protocol):
     def judge(self, row: PromptRow, answer: str) -> Verdict:
         """Judge one answer; return an unscored verdict, and do not raise, when it cannot be judged."""
         ...
+
+
+@runtime_checkable
+class ServedJudge(Judge, Protocol):
+    """A judge that waits for a server and may be asked by several threads at a time."""
+
+    concurrency: int
+
+
+def judge_all(
+    judge: Judge,
+    answers: Sequence[tuple[PromptRow, str]],
+    *,
+    label: str = "judge",
+    progress: Progress = no_progress,
+) -> list[Verdict]:
+    """Judge many answers, in the order given; a served judge is asked several at a time.
+
+    Raises:
+        ModelError: The server of a served judge refuses everything.
+    """
+    done = 0
+    lock = threading.Lock()
+
+    def one(pair: tuple[PromptRow, str]) -> Verdict:
+        nonlocal done
+        verdict = judge.judge(*pair)
+        with lock:
+            done += 1
+            progress(label, done, len(answers))
+        return verdict
+
+    if not isinstance(judge, ServedJudge):
+        return [one(pair) for pair in answers]
+    pool = ThreadPoolExecutor(max_workers=judge.concurrency)
+    try:
+        return list(pool.map(one, answers))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def unscored(row: PromptRow, *, reason: str) -> Verdict:

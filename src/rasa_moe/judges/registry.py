@@ -8,7 +8,8 @@ Judges that need a model are named with it:
     llama-guard:MODEL                       a Llama Guard in memory
     harmbench:MODEL?prompt=FILE             a HarmBench classifier in memory, with its prompt
     llm-harmbench:http://HOST/v1?model=M    a served model, asked by a rubric; also llm-strongreject:,
-                                            and &prompt=FILE for another wording
+                                            and &prompt=FILE for another wording, &key=VARIABLE for the
+                                            environment variable that holds the access key
 """
 
 from __future__ import annotations
@@ -43,8 +44,12 @@ def judge_names() -> list[str]:
     return sorted({*_BUILT_IN, *_announced()})
 
 
-def get_judge(name: str) -> Judge:
+def get_judge(name: str, *, answered: Path | None = None) -> Judge:
     """Make a judge.
+
+    Args:
+        name: A name of this module's list.
+        answered: File that keeps what a served judge said, so that nothing is asked twice.
 
     Raises:
         ConfigError: No judge has that name (the nearest one is suggested), or its package is broken.
@@ -53,7 +58,7 @@ def get_judge(name: str) -> Judge:
         return _BUILT_IN[name]()
     kind, colon, argument = name.partition(":")
     if kind in MODEL_JUDGES:
-        return _with_model(kind, argument if colon else "")
+        return _with_model(kind, argument if colon else "", answered=answered)
     announced = _announced()
     if name not in announced:
         names = judge_names()
@@ -63,11 +68,11 @@ def get_judge(name: str) -> Judge:
     return _make(announced[name])
 
 
-def _with_model(kind: str, argument: str) -> Judge:
+def _with_model(kind: str, argument: str, *, answered: Path | None) -> Judge:
     """Make a judge that needs a model, from what stands after the colon of its name."""
     place, _, query = argument.partition("?")
     options = {key: values[-1] for key, values in parse_qs(query).items()}
-    allowed = {"llama-guard": set(), "harmbench": {"prompt"}}.get(kind, {"model", "prompt"})
+    allowed = {"llama-guard": set(), "harmbench": {"prompt"}}.get(kind, {"model", "prompt", "key"})
     unknown = sorted(set(options) - allowed)
     if not place or unknown:
         said = f"does not know {unknown[0]!r}" if unknown else "needs a model after a colon"
@@ -80,7 +85,12 @@ def _with_model(kind: str, argument: str) -> Judge:
             style="llama-guard" if kind == "llama-guard" else "harmbench",
             prompt_file=options.get("prompt"),
         )
-    from rasa_moe.judges.endpoint import Endpoint
+    return _served(kind, place, options, answered=answered)
+
+
+def _served(kind: str, url: str, options: dict[str, str], *, answered: Path | None) -> Judge:
+    from rasa_moe.config.schema import EndpointConfig
+    from rasa_moe.engines.http import HttpEngine
     from rasa_moe.judges.llm import LlmJudge
     from rasa_moe.judges.rubrics import RUBRICS, with_wording
 
@@ -91,7 +101,8 @@ def _with_model(kind: str, argument: str) -> Judge:
     rubric = RUBRICS[kind.removeprefix("llm-")]
     if "prompt" in options:
         rubric = with_wording(rubric, Path(options["prompt"]))
-    return LlmJudge(Endpoint(url=place, model=options["model"]), rubric)
+    server = EndpointConfig(url=url, model=options["model"], api_key_env=options.get("key", ""))
+    return LlmJudge(HttpEngine(server, answered=answered), rubric, concurrency=server.concurrency)
 
 
 def _announced() -> dict[str, EntryPoint]:

@@ -19,14 +19,13 @@ from rasa_moe.data.tables import Table, read_table, text_of
 from rasa_moe.errors import ConfigError, DataError
 from rasa_moe.files import write_text
 from rasa_moe.judges.agreement import Agreement, agreement
-from rasa_moe.judges.base import Verdict
+from rasa_moe.judges.base import Verdict, judge_all
 from rasa_moe.judges.labels import COMPLIANCE, REFUSAL, refusal_label
 from rasa_moe.judges.registry import get_judge
 from rasa_moe.progress import Progress, no_progress
 
 REQUEST_COLUMNS = ("request", "prompt", "goal", "question", "instruction", "behavior", "forbidden_prompt")
 ANSWER_COLUMNS = ("answer", "completion", "response", "output", "generation", "attack_response")
-_PROGRESS_EVERY = 50
 
 
 @dataclass(frozen=True)
@@ -101,24 +100,39 @@ def load_answers(path: Path, *, columns: Columns = Columns(), kind: str = "harmf
 
 
 def score_answers(
-    answers: Sequence[GivenAnswer], *, judges: Sequence[str], progress: Progress = no_progress
+    answers: Sequence[GivenAnswer],
+    *,
+    judges: Sequence[str],
+    answered: Path | None = None,
+    progress: Progress = no_progress,
 ) -> Scored:
     """Let every judge score every answer.
 
+    Args:
+        answers: What is judged.
+        judges: Names as for `get_judge`.
+        answered: File that keeps what served judges said.
+        progress: Called after every answer.
+
     Raises:
+        ModelError: The server of a judge refuses everything.
         ConfigError: No judge is named, one is named twice, or one does not exist.
     """
     if not judges or len(set(judges)) < len(judges):
         raise ConfigError("name at least one judge, and none twice, such as --judge rules")
-    verdicts: dict[str, tuple[Verdict, ...]] = {}
-    for name in judges:
-        judge, made = get_judge(name), []
-        for done, given in enumerate(answers, start=1):
-            made.append(judge.judge(given.row, given.answer))
-            if done % _PROGRESS_EVERY == 0 or done == len(answers):
-                progress(f"judge {name}", done, len(answers))
-        verdicts[name] = tuple(made)
+    pairs = [(given.row, given.answer) for given in answers]
+    verdicts = {
+        name: tuple(judge_all(judge, pairs, label=f"judge {judge.name}", progress=progress))
+        for name, judge in [(name, get_judge(name, answered=answered)) for name in judges]
+    }
     return Scored(answers=tuple(answers), verdicts=verdicts)
+
+
+def answered_file(source: Path, out: Path | None) -> Path | None:
+    """Return the file that keeps what served judges said: the run's own, else one beside the output."""
+    if source.is_dir():
+        return source / "engine" / "judge.jsonl"
+    return out.with_name(f"{out.name}.answered.jsonl") if out is not None else None
 
 
 def write_scores(path: Path, scored: Scored) -> None:
