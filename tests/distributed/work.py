@@ -16,15 +16,15 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from models import qwen3_moe  # noqa: E402
-from rasa_moe.align import align  # noqa: E402
-from rasa_moe.config import AlignConfig, DetectConfig  # noqa: E402
-from rasa_moe.detect.stage import detect  # noqa: E402
-from rasa_moe.distributed import current, joined  # noqa: E402
-from rasa_moe.engines import generate  # noqa: E402
-from rasa_moe.files import write_json  # noqa: E402
-from rasa_moe.moe import ExpertId, discover  # noqa: E402
-from unit.tiny import tiny_model, tiny_pairs, tiny_retain, tiny_tokenizer  # noqa: E402
+from models import qwen3_moe
+from rasa_moe.align import align
+from rasa_moe.config import AlignConfig, DetectConfig
+from rasa_moe.detect.stage import detect
+from rasa_moe.distributed import current, joined
+from rasa_moe.engines import generate
+from rasa_moe.files import write_json
+from rasa_moe.moe import ExpertId, discover
+from unit.tiny import tiny_model, tiny_pairs, tiny_retain, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 MODELS: dict[str, Callable[[], Any]] = {
