@@ -17,6 +17,7 @@ from rasa_moe.attacks.template import draw
 from rasa_moe.data.rows import Message
 from rasa_moe.errors import DataError
 from rasa_moe.judges.base import visible_answer
+from rasa_moe.judges.rules import find_refusal
 
 _REPLY_TOKENS = 400
 _ONLY = " Reply with the rewritten text alone, without quotes and without comment."
@@ -40,10 +41,17 @@ class RewriteAttack:
         return Cost(1, estimated_tokens([self._instruction, goal], reply_tokens=_REPLY_TOKENS))
 
     def wrap(self, goal: str, *, seed: int = 0, chat: Chat | None = None) -> tuple[Message, ...]:
-        """Return the rewritten goal as one user turn."""
+        """Return the rewritten goal as one user turn.
+
+        Raises:
+            DataError: The attacker refuses, or says nothing.
+        """
         variant = self._variants[draw(goal, seed=seed, below=len(self._variants))]
         question = self._instruction.replace("{variant}", variant).replace("{goal}", goal.strip())
-        return user(_reply(chat, question, name=self.name))
+        reply = _reply(chat, question, name=self.name)
+        if find_refusal(reply).refusal == "full":
+            raise DataError(f"the attacker refuses to write {self.name}: {reply[:80]!r}")
+        return user(reply)
 
 
 class PlannedTurns:

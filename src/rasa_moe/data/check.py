@@ -69,6 +69,8 @@ def _check_one(
     rows = list(found.rows)
     mapping = ", ".join(f"{role} from {column!r}" for role, column in found.columns.items()) or "none"
     lines += [f"  columns: {mapping}", *_count_lines(rows)]
+    if "kind" not in found.columns:
+        lines.append(f"  kind: no column says it, taken for {kind}; else write '{name} as harmless'")
     if found.plain_added:
         lines.append(f"  plain requests added for attacks without one: {found.plain_added}")
     if found.answers or found.scores:

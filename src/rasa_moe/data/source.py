@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from rasa_moe.data.columns import parse_columns
 from rasa_moe.data.jsonl import listing
 from rasa_moe.data.public import PUBLIC_SETS
 from rasa_moe.data.rows import KINDS, PLAIN_FAMILY, Kind, PromptRow, Split, read_rows, require_no_leakage
 from rasa_moe.data.tables import read_table
-from rasa_moe.data.understand import Understood, assign_splits, parse_columns, understand
+from rasa_moe.data.understand import Understood, assign_splits, understand
 from rasa_moe.errors import ConfigError, DataError
 
 TESTBED = "testbed"

@@ -7,11 +7,12 @@ attack on that goal; the goal asked plainly is added once, because a pair needs 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+from rasa_moe.data.columns import KIND_WORDS, map_columns, spare_columns
 from rasa_moe.data.duplicates import goal_clusters
 from rasa_moe.data.rows import (
     KINDS,
@@ -26,31 +27,8 @@ from rasa_moe.data.rows import (
     split_of,
 )
 from rasa_moe.data.tables import Table, TableRow, text_of
-from rasa_moe.errors import ConfigError
 
-# Role -> usual names, the likeliest first. Comparison ignores case.
-USUAL_COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "goal": ("goal", "behavior", "forbidden_prompt", "plain_prompt", "vanilla", "request", "question",
-             "instruction"),
-    "prompt": ("all_prompt", "all_prompts", "jailbreak_prompt", "attack_prompt", "adversarial_prompt",
-               "jailbreak", "adversarial", "messages", "conversation", "conversations", "prompt"),
-    "answer": ("attack_response", "output", "response", "completion", "answer", "generation"),
-    "score": ("judge_score", "score", "jailbroken", "is_jailbroken", "success", "harmful"),
-    "family": ("family", "attack", "attack_type", "attack_method", "method"),
-    "kind": ("kind",),
-    "split": ("split",),
-    "id": ("id",),
-    "group": ("group",),
-    "reference": ("reference",),
-}  # fmt: skip
-ROLES = tuple(USUAL_COLUMNS)
-# How public sets call what we call a kind.
-_KIND_WORDS: Mapping[str, Kind] = {
-    "safe": "question",
-    "unsafe": "harmful",
-    "benign": "harmless",
-    "toxic": "harmful",
-}
+_NOTHING: tuple[Any, ...] = (None, "", [])
 _SHAREGPT = {
     "human": "user",
     "gpt": "assistant",
@@ -92,40 +70,6 @@ class _Counts:
     types: dict[str, type] = field(default_factory=dict)
 
 
-def parse_columns(entries: Iterable[str]) -> dict[str, str]:
-    """Read settings such as "goal=Behavior".
-
-    Raises:
-        ConfigError: One does not look like that, or names a role that does not exist.
-    """
-    found: dict[str, str] = {}
-    for entry in entries:
-        role, equals, column = (part.strip() for part in entry.partition("="))
-        if not equals or not column or role not in ROLES:
-            raise ConfigError(f"{entry!r} should look like goal=COLUMN, with one of {', '.join(ROLES)}")
-        found[role] = column
-    return found
-
-
-def map_columns(table: Table, given: Mapping[str, str]) -> dict[str, str]:
-    """Decide which column plays which role.
-
-    Raises:
-        DataError: A column that was named is not there.
-    """
-    found = {role: table.column(column) for role, column in given.items()}
-    by_name = {name.strip().casefold(): name for name in table.columns}
-    for role, names in USUAL_COLUMNS.items():
-        if role not in found:
-            free = [by_name[name] for name in names if name in by_name]
-            name = next((name for name in free if name not in found.values()), None)
-            if name is not None:
-                found[role] = name
-    if "goal" not in found and "prompt" in found and found["prompt"].casefold() == "prompt":
-        found["goal"] = found.pop("prompt")  # a list of plain prompts
-    return found
-
-
 def understand(
     table: Table,
     *,
@@ -141,7 +85,9 @@ def understand(
         kind: What the requests are where no column says so.
         kinds: Values of the kind column that stand for a kind of ours.
     """
-    mapping = map_columns(table, columns)
+    kinds = {**KIND_WORDS, **(kinds or {})}
+    mapping = map_columns(table, columns, kinds=kinds)
+    spare = spare_columns(table, mapping, columns)
     counts = _Counts(problems=list(table.problems))
     if "goal" not in mapping and "prompt" not in mapping:
         listed = ", ".join(table.columns) or "none"
@@ -150,9 +96,7 @@ def understand(
     rows, first_line = [], dict[str, int]()
     for entry in table.rows:
         try:
-            row = _row_of(
-                entry, mapping, counts, table=table, kind=kind, kinds={**_KIND_WORDS, **(kinds or {})}
-            )
+            row = _row_of(entry, _filled(entry, mapping, spare), counts, table=table, kind=kind, kinds=kinds)
         except ValueError as error:
             counts.problems.append(f"line {entry.line}: {error}")
             continue
@@ -190,6 +134,17 @@ def assign_splits(rows: Sequence[PromptRow], *, fixed: Sequence[PromptRow] = ())
     ]
 
 
+def _filled(
+    entry: TableRow, mapping: Mapping[str, str], spare: Mapping[str, Sequence[str]]
+) -> Mapping[str, str]:
+    """Return the mapping with a spare column where the usual one is empty in this row."""
+    found = dict(mapping)
+    for role, columns in spare.items():
+        if entry.fields.get(mapping[role]) in _NOTHING:
+            found[role] = next((c for c in columns if entry.fields.get(c) not in _NOTHING), mapping[role])
+    return found
+
+
 def _row_of(
     entry: TableRow,
     mapping: Mapping[str, str],
@@ -209,11 +164,16 @@ def _row_of(
     goal = value("goal")
     if goal is not None and not isinstance(goal, str):
         raise ValueError(f"{mapping['goal']} is a {type(goal).__name__}, not text")
-    has_prompt = value("prompt") not in (None, "", [])
+    has_prompt = value("prompt") not in _NOTHING
     if not has_prompt and not (goal or "").strip():
         raise ValueError("the prompt is missing")
+    if "prompt" in mapping and not has_prompt:
+        counts.notes.append(f"line {entry.line}: {mapping['prompt']} is missing; kept as the plain request")
     messages = _conversation(value("prompt"), column=mapping.get("prompt", "")) if has_prompt else ()
     goal = (goal or "").strip() or messages[-1]["content"].strip()
+    if text_of(value("context")).strip() and not messages:
+        # Without the text that it speaks of, the request is another one.
+        goal = f"{text_of(value('context')).strip()}\n\n{goal}"
     is_plain = not messages or [normalise_goal(m["content"]) for m in messages] == [normalise_goal(goal)]
     stem = stem_of(table.name)
     row_kind = _kind_of(value("kind"), default=kind, kinds=kinds)
