@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,9 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(RunError, match="full"):
         export_checkpoint(olmoe(), None, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_a_server_of_another_account_may_read_it(tmp_path: Path) -> None:
+    export_checkpoint(olmoe(), None, tmp_path / "exported")
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "exported").iterdir()} == {0o644}

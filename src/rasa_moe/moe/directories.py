@@ -36,6 +36,10 @@ def finished_directory(directory: Path, *, replaceable: Collection[str] = ()) ->
         try:
             unfinished.chmod(0o755)
             yield unfinished
+            # The safetensors writer lets nobody but the owner read, which stops a server of another account.
+            for file in unfinished.rglob("*"):
+                if file.is_file():
+                    file.chmod(0o644)
             if directory.is_dir():
                 shutil.rmtree(directory)
             unfinished.rename(directory)
