@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.tensor import DTensor
 
 from rasa_moe.errors import RunError
 
@@ -92,14 +93,22 @@ class World:
         return whole
 
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Give every process the mean of all processes' gradients; those that nobody has stay None."""
+        """Give every process the mean of all processes' gradients; those that nobody has become None.
+
+        Shares of sharded parameters hold the mean already. It is 0 everywhere, and as good as none, where no
+        token of any process chose the experts they belong to.
+        """
         if self.size == 1:
             return
         with _answered():
-            has_gradient = torch.tensor([float(parameter.grad is not None) for parameter in parameters])
+            has_gradient = torch.tensor(
+                [_has_gradient(parameter) for parameter in parameters], dtype=torch.int8
+            )
             distributed.all_reduce(has_gradient, op=distributed.ReduceOp.MAX)
             for parameter, is_wanted in zip(parameters, has_gradient.tolist(), strict=True):
-                if is_wanted:
+                if not is_wanted:
+                    parameter.grad = None
+                elif not isinstance(parameter, DTensor):
                     if parameter.grad is None:
                         parameter.grad = torch.zeros_like(parameter)
                     distributed.all_reduce(parameter.grad)
@@ -167,6 +176,12 @@ def _answered() -> Iterator[None]:
             "Another process of this run has ended or cannot be reached; see its message, then give the same "
             "command again."
         ) from error
+
+
+def _has_gradient(parameter: nn.Parameter) -> bool:
+    if isinstance(parameter.grad, DTensor):
+        return bool(parameter.grad.to_local().any())
+    return parameter.grad is not None
 
 
 class _WholeRows(torch.autograd.Function):

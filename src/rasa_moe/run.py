@@ -188,7 +188,8 @@ def _standing(session: Session, stage: Stage) -> tuple[dict[str, str], str]:
     """Return the fingerprints of what a stage reads, and why it has to run; empty where its mark holds."""
     _require_inputs(session, stage)
     inputs = {
-        "configuration": sha256_json(session.config.model_dump()),
+        # Stages that are done stay done when a run goes on with another sharding.
+        "configuration": sha256_json(session.config.model_dump(exclude={"distributed"})),
         **session.source_hashes(stage.sources),
         **session.directory.input_hashes(stage.inputs + stage.optional),
     }

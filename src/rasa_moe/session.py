@@ -143,7 +143,19 @@ class Session:
 
         _check_names("compare", self.config.compare, known=tuple(RIVALS))
         _check_names("evaluate.models", self.config.evaluate.models, known=(BASE, RASA, *self.config.compare))
+        if self.shards > 1 and (self.config.compare or self.config.device != "auto"):
+            raise ConfigError(
+                "distributed.sharding: fsdp trains no rivals and chooses the devices itself; "
+                "set compare: [] and device: auto, or distributed.sharding: none."
+            )
         _ = self.judge, self.source
+
+    @property
+    def shards(self) -> int:
+        """Number of processes that hold the model together; 1 where this one holds all of it."""
+        from rasa_moe.distributed import current
+
+        return current().size if self.config.distributed.sharding == "fsdp" else 1
 
     def prepare(self) -> int:
         """Set seeds and threads, the same before every stage: a resumed run draws what a whole run draws.
@@ -181,6 +193,7 @@ class Session:
                 device=config.device,
                 trust_remote_code=config.trust_remote_code,
                 revision=config.revision,
+                shards=self.shards,
             )
             set_thinking(tokenizer, enabled=config.thinking)
             for name in config.compare:  # now, not when hours of work are done

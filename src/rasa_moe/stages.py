@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rasa_moe.errors import RunError
 from rasa_moe.files import write_json
 from rasa_moe.session import BASE, RASA, Session
 
@@ -154,6 +155,11 @@ def audit(session: Session, work: Work) -> None:
     from rasa_moe.evaluate.suites import make_suites
 
     config, evaluation = session.config, session.config.evaluate
+    if session.shards > 1:
+        raise RunError(
+            "The audit needs two whole models in one process, and this one holds shares of a model; go on "
+            f"without torchrun: rasa-moe run --out {session.path}"
+        )
     limit = min(config.audit.goals_per_suite, evaluation.goals_per_suite)
     suites = make_suites(session.source, split=evaluation.split, limit=limit)
     tuned = {}

@@ -16,6 +16,7 @@ from rasa_moe.align.trainable import Stateful
 from rasa_moe.distributed import current
 from rasa_moe.errors import RunError
 from rasa_moe.files import write_bytes
+from rasa_moe.moe.sharding import stored_like, whole
 
 
 class Checkpoint:
@@ -49,7 +50,7 @@ class Checkpoint:
         for name, optimizer in self._optimizers.items():
             for number, state in optimizer.state_dict()["state"].items():
                 tensors |= {
-                    f"{name}-optimizer|{number}|{key}": torch.as_tensor(value).cpu()
+                    f"{name}-optimizer|{number}|{key}": whole(torch.as_tensor(value)).cpu()
                     for key, value in state.items()
                 }
         if not current().is_first:
@@ -92,4 +93,9 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, T
     for key, tensor in tensors.items():
         number, field = key.split("|")
         state.setdefault(int(number), {})[field] = tensor
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for place, fields in state.items():
+        for field, tensor in fields.items():
+            if tensor.shape == parameters[place].shape:  # not the number of steps
+                fields[field] = stored_like(tensor, parameters[place])
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rasa_moe.align.batches import TrainingBatch
 from rasa_moe.distributed import current
 from rasa_moe.errors import TrainingError
+from rasa_moe.moe.sharding import whole
 
 LogLine = dict[str, Any]
 Compute = Callable[[TrainingBatch, int], tuple[Tensor, Mapping[str, Tensor]]]
@@ -112,7 +113,7 @@ def run_epoch(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         current().average_gradients(parameters)
-        norm = float(nn.utils.clip_grad_norm_(parameters, max_grad_norm))
+        norm = float(whole(nn.utils.clip_grad_norm_(parameters, max_grad_norm)))
         optimizer.step()
         losses = {"loss": value, **{name: float(scalar.detach()) for name, scalar in named.items()}}
         log.step(phase=phase, round_number=round_number, lr=lr, grad_norm=norm, losses=losses)

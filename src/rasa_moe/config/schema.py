@@ -319,6 +319,16 @@ class EngineConfig(Section):
     )
 
 
+class DistributedSettings(Section):
+    """Say how processes that torchrun starts share the work; no number of a run depends on it."""
+
+    sharding: Literal["none", "fsdp"] = Field(
+        "none",
+        description="'none': the whole model in every process; 'fsdp': its weights, and the trained experts, "
+        "in shares (needs device: auto and no rivals in compare).",
+    )
+
+
 class Config(Section):
     """Everything that decides the outcome of a run."""
 
@@ -362,3 +372,6 @@ class Config(Section):
     )
     audit: AuditConfig = Field(AuditConfig(), description="Counterfactual swaps of routers and experts.")
     engine: EngineConfig = Field(EngineConfig(), description="Servers that answer, attack or judge.")
+    distributed: DistributedSettings = Field(
+        DistributedSettings(), description="Several processes, started by torchrun."
+    )

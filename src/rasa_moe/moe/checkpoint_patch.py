@@ -22,8 +22,9 @@ from transformers.modeling_utils import LoadStateDictConfig
 from rasa_moe.errors import ModelError
 from rasa_moe.moe.checkpoint import DTYPES, Checkpoint, Sources, empty_model, sources_of
 from rasa_moe.moe.directories import finished_directory
-from rasa_moe.moe.fingerprints import sha256_tensor, write_rows
+from rasa_moe.moe.fingerprints import sha256_tensor
 from rasa_moe.moe.patch import ExpertPatch
+from rasa_moe.moe.sharding import write_rows
 from rasa_moe.progress import Progress, no_progress
 
 _INSTEAD = "apply the patch to the loaded model instead (patch apply without --to-checkpoint)"

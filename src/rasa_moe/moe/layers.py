@@ -21,6 +21,7 @@ from rasa_moe.moe.families import (
     refuse_unsupported,
 )
 from rasa_moe.moe.scoring import measure_router
+from rasa_moe.moe.sharding import whole_weights
 
 # What transformers' decorator for fused experts sets on every instance; together they identify such a module.
 _FUSED_EXPERTS_MARKS = frozenset(
@@ -236,9 +237,10 @@ def _read_layer(
         )
     router = siblings[routers[0]]
     num_experts = _count_expert_rows(experts, name)
-    top_k, scoring = measure_router(
-        router, name=f"{parent_name}.{routers[0]}", config=config, num_experts=num_experts
-    )
+    with whole_weights(router):
+        top_k, scoring = measure_router(
+            router, name=f"{parent_name}.{routers[0]}", config=config, num_experts=num_experts
+        )
     return MoeLayer(
         index=int(numbers[-1]),
         experts_name=name,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.distributed import DistributedConfig
 
 from rasa_moe.errors import ModelError
 from rasa_moe.moe.families import promised_num_experts, refuse_unsupported
@@ -30,6 +31,7 @@ def load_model(
     device: str | torch.device = "auto",
     trust_remote_code: bool = False,
     revision: str | None = None,
+    shards: int = 1,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a mixture-of-experts model in eval mode together with its tokenizer (left padding).
 
@@ -40,6 +42,8 @@ def load_model(
         device: "auto" (CUDA when present, else CPU) or a torch device.
         trust_remote_code: Whether code shipped with the model may run.
         revision: Branch, tag or commit of a Hugging Face repository.
+        shards: Processes that hold the weights together (FSDP2), all of those that torchrun started; 1 loads
+            the whole model here.
 
     Raises:
         ModelError: The model is missing, dense, of a refused family, or its tokenizer has no chat template.
@@ -62,7 +66,13 @@ def load_model(
         )
     tokenizer = load_tokenizer(path, shown=str(name_or_path), options=options)
     options["dtype"] = _DTYPES.get(str(dtype), dtype)
-    model = _load_weights(path, shown=str(name_or_path), options=options).to(_device(device)).eval()
+    if shards > 1:
+        options["distributed_config"] = DistributedConfig(fsdp_size=shards)
+    model = _load_weights(path, shown=str(name_or_path), options=options)
+    if shards > 1:
+        _settle_shares(model.eval())
+    else:
+        model = model.to(_device(device)).eval()
     discover(model)
     return model, tokenizer
 
@@ -133,6 +143,17 @@ def _load_weights(path: str, *, shown: str, options: dict[str, Any]) -> PreTrain
         )
     loaded: PreTrainedModel = model
     return loaded
+
+
+@torch.no_grad()
+def _settle_shares(model: PreTrainedModel) -> None:
+    """Call a sharded model once, so that its buffers for whole weights are ordinary tensors.
+
+    Made within inference mode they could never take part in training. No weight wants a gradient: what is
+    trained stands outside the model.
+    """
+    model.requires_grad_(False)
+    model(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=model.device), use_cache=False)
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -21,8 +21,9 @@ from transformers import PreTrainedModel
 from rasa_moe.errors import ModelError
 from rasa_moe.files import write_json
 from rasa_moe.moe.directories import finished_directory
-from rasa_moe.moe.fingerprints import dtype_name, sha256_tensor, sha256_with, write_rows
+from rasa_moe.moe.fingerprints import dtype_name, sha256_tensor, sha256_with
 from rasa_moe.moe.layers import ExpertId, MoeMap
+from rasa_moe.moe.sharding import write_rows
 from rasa_moe.moe.snapshots import snapshot, touched
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from rasa_moe.moe.layers import MoeMap
+from rasa_moe.moe.sharding import whole, write_rows
 from rasa_moe.moe.slices import freeze, load_parameters, unfreeze
 
 
@@ -37,7 +38,7 @@ class TrainableRouters:
                 for attribute, parameter in module.named_parameters(recurse=False):
                     name = f"{prefix}.{attribute}"
                     self._owners.append((name, module, attribute))
-                    self._masters[name] = nn.Parameter(parameter.detach().float().clone())
+                    self._masters[name] = nn.Parameter(whole(parameter).float().clone())
         self._handles: list[RemovableHandle] = []
         self._required_grad: dict[str, bool] = {}
 
@@ -113,7 +114,7 @@ class TrainableRouters:
         for name, module, attribute in self._owners:
             base = module._parameters[attribute]
             assert base is not None
-            base.copy_(self._masters[name])
+            write_rows(base, None, self._masters[name])
 
 
 def trainable_routers(moe: MoeMap) -> TrainableRouters:

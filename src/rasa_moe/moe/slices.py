@@ -21,6 +21,7 @@ from transformers.integrations.moe import ExpertsInterface, _grouped_linear, gro
 
 from rasa_moe.errors import ModelError
 from rasa_moe.moe.layers import ExpertId, MoeMap, expert_tensor_names
+from rasa_moe.moe.sharding import is_sharded, stored_like, usable, whole, write_rows
 
 _IMPLEMENTATION = "rasa_moe_slices"
 
@@ -30,9 +31,14 @@ class _LayerSlices:
 
     def __init__(self, experts: nn.Module, chosen: list[int], num_experts: int) -> None:
         tensors = {name: experts.get_parameter(name) for name in expert_tensor_names(experts)}
-        device = tensors["down_proj"].device
+        down = tensors["down_proj"]
+        device = down.device
         self.chosen = torch.tensor(chosen, device=device)
-        self.base_rows = {name: tensor.detach()[self.chosen].clone() for name, tensor in tensors.items()}
+        # Where experts are sharded, each process keeps, trains and steps its share of the chosen rows.
+        self.is_sharded = is_sharded(down)
+        self.base_rows = {
+            name: stored_like(whole(tensor)[self.chosen].clone(), tensor) for name, tensor in tensors.items()
+        }
         self.rows = {
             name: nn.Parameter(rows.to(torch.float32, copy=True)) for name, rows in self.base_rows.items()
         }
@@ -44,10 +50,8 @@ class _LayerSlices:
 
     def write(self, experts: nn.Module, rows: dict[str, Tensor]) -> None:
         """Write rows into the fused tensors; every other row keeps its bits."""
-        with torch.no_grad():
-            for name, values in rows.items():
-                base = experts.get_parameter(name)
-                base[self.chosen] = values.detach().to(base.device, base.dtype)
+        for name, values in rows.items():
+            write_rows(experts.get_parameter(name), self.chosen.tolist(), whole(values))
 
 
 # Slices in use, by experts module. The implementation that transformers calls is one global function, so it
@@ -84,11 +88,14 @@ def _slices_forward(
         hidden_states[order_P // top_k], [num_chosen_pairs, num_rest_pairs]
     )
     parts: list[Tensor] = []
-    if num_chosen_pairs:
-        trained = {name: row.to(self.get_parameter(name).dtype) for name, row in slices.rows.items()}
+    # Shares of rows are gathered by all processes together, whether or not this one has tokens for them.
+    if num_chosen_pairs or slices.is_sharded:
+        trained = {name: usable(row).to(self.get_parameter(name).dtype) for name, row in slices.rows.items()}
         rows_P = keys_P[:num_chosen_pairs]
         parts.append(
             _run_experts(self, hidden_chosen, trained, rows_P=rows_P, ends=ends[: slices.num_chosen])
+            if num_chosen_pairs
+            else hidden_chosen + torch.stack([rows.sum() for rows in trained.values()]).sum()
         )
     if num_rest_pairs:
         frozen = {name: self.get_parameter(name).detach() for name in slices.rows}
@@ -213,7 +220,7 @@ class ExpertSlices:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return a copy of the rows as plain fp32 tensors."""
-        return {name: rows.detach().clone() for name, rows in self.named_parameters()}
+        return {name: whole(rows).clone() for name, rows in self.named_parameters()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take over rows saved by `state_dict`.
@@ -265,4 +272,4 @@ def load_parameters(parameters: dict[str, nn.Parameter], state: dict[str, Tensor
         )
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(state[name])
+            parameter.copy_(stored_like(state[name], parameter))

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from rasa_moe.moe.fingerprints import write_rows
 from rasa_moe.moe.layers import ExpertId, MoeMap, expert_tensor_names
+from rasa_moe.moe.sharding import whole, write_rows
 
 
 def snapshot(moe: MoeMap, model: nn.Module, experts: Sequence[ExpertId]) -> dict[str, Tensor]:
@@ -23,7 +23,7 @@ def snapshot(moe: MoeMap, model: nn.Module, experts: Sequence[ExpertId]) -> dict
     """
     parameters = dict(model.named_parameters())
     return {
-        name: (parameters[name].detach() if rows is None else parameters[name].detach()[rows]).cpu().clone()
+        name: (whole(parameters[name]) if rows is None else whole(parameters[name])[rows]).cpu().clone()
         for name, rows in touched(moe, experts).items()
     }
 

@@ -1,0 +1,106 @@
+"""Weights of which every process holds some rows (FSDP): read them whole, write rows, train shares of rows.
+
+Ordinary tensors pass through unchanged, so that callers need not know whether a model is sharded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from transformers.distributed.fsdp import is_fsdp_managed_module
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor without its graph, with the rows of all processes; all of them must call this."""
+    full: Tensor = tensor.detach()
+    return full.full_tensor() if isinstance(full, DTensor) else full
+
+
+def stored_like(full: Tensor, example: Tensor) -> Tensor:
+    """Return a whole tensor the way `example` is stored: as it is, or this process' share of its rows."""
+    if not isinstance(example, DTensor):
+        return full
+    return distribute_tensor(
+        full.to(example.device),
+        example.device_mesh,
+        [Shard(0)] * example.device_mesh.ndim,
+        src_data_rank=None,
+    )
+
+
+@torch.no_grad()
+def write_rows(tensor: Tensor, rows: list[int] | None, values: Tensor) -> None:
+    """Write whole `values` into some rows of a tensor, or into all of it when `rows` is None."""
+    if isinstance(tensor, DTensor):
+        local, start = tensor.to_local(), _first_row(tensor)
+        inside = range(start, start + len(local))
+        wanted = range(tensor.shape[0]) if rows is None else rows
+        places = [place for place, row in enumerate(wanted) if row in inside]
+        local[[wanted[place] - start for place in places]] = values[places].to(local.device, local.dtype)
+    elif rows is None:
+        tensor.copy_(values)
+    else:
+        tensor[rows] = values.to(tensor.device, tensor.dtype)
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Tell whether this process holds some rows of a tensor only."""
+    return isinstance(tensor, DTensor)
+
+
+def usable(parameter: nn.Parameter) -> Tensor:
+    """Return a parameter's whole rows; gradient reaches every process' share as the mean over processes."""
+    if not isinstance(parameter, DTensor):
+        return parameter
+    mesh = parameter.device_mesh
+    gathered: Any = parameter.redistribute(placements=[Replicate()] * mesh.ndim)
+    full: Tensor = gathered.to_local(grad_placements=[Partial("sum")] * mesh.ndim)
+    # gloo cannot average, so every process adds its part of the mean.
+    if full.requires_grad:
+        full.register_hook(lambda gradient: gradient / mesh.size())  # type: ignore[no-untyped-call]
+    return full
+
+
+def through_output(inner: Tensor, model: nn.Module, output: Any) -> Tensor:
+    """Return what was read inside a model so that its gradient passes the model's output as well.
+
+    FSDP gathers a layer's weights for backward when gradient reaches the output of the layer. Gradient that
+    enters at a router, inside of it, would find the weights gone.
+
+    Args:
+        inner: Computed from the router logits of a call.
+        model: The model that was called.
+        output: What it returned.
+    """
+    return inner + 0.0 * output.logits.sum() if is_fsdp_managed_module(model) else inner
+
+
+@contextmanager
+def whole_weights(module: nn.Module) -> Iterator[None]:
+    """Let a module whose weights are shares be called on its own, outside the forward of its model."""
+    # An entry in a module's own dictionary is found before the registered parameter.
+    shadows = [
+        (owner, name, whole(parameter))
+        for owner in module.modules()
+        for name, parameter in owner.named_parameters(recurse=False)
+        if is_sharded(parameter)
+    ]
+    for owner, name, tensor in shadows:
+        vars(owner)[name] = tensor
+    try:
+        yield
+    finally:
+        for owner, name, _ in shadows:
+            del vars(owner)[name]
+
+
+def _first_row(tensor: DTensor) -> int:
+    """Return the number of the first row that this process holds; shares are cut as by `torch.chunk`."""
+    assert tuple(tensor.placements) == (Shard(0),), f"unknown sharding {tensor.placements}"
+    share = -(-tensor.shape[0] // tensor.device_mesh.size())
+    return min(tensor.device_mesh.get_local_rank() * share, tensor.shape[0])
