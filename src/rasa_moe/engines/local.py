@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
 from rasa_moe.data.chats import collate, encode_chat, length_bucketed
 from rasa_moe.data.rows import Message
 from rasa_moe.data.thinking import decode_told, opened_thinking
 from rasa_moe.distributed import current
+from rasa_moe.engines.greedy import greedy, halving
 from rasa_moe.progress import Progress, no_progress
 
 # A thinking tag and the layout after it are never longer.
@@ -57,27 +56,26 @@ def generate(
         progress: Called after every batch with the number of conversations done.
 
     Raises:
-        ModelError: The chat template refuses a conversation.
+        ModelError: The chat template refuses a conversation, or memory is too small for one alone.
     """
     prompts = [encode_chat(tokenizer, conversation) for conversation in conversations]
     batches = length_bucketed([len(prompt) + max_new_tokens for prompt in prompts], batch_tokens=batch_tokens)
     mine = (world := current()).part(batches)
     answers: dict[int, Answer] = {}
+    stops = stop_tokens(model, tokenizer)
     done, total = 0, sum(len(indices) for indices in mine)
     for indices in mine:
-        batch = collate([prompts[index] for index in indices], tokenizer.pad_token_id, side="left").to(
-            model.device
-        )
-        with torch.inference_mode():
-            output = model.generate(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask,
+        rows = halving(
+            lambda part: greedy(
+                model,
+                collate([prompts[index] for index in part], tokenizer.pad_token_id, side="left"),
                 max_new_tokens=max_new_tokens,
-                do_sample=False,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        stops = stop_tokens(model, tokenizer)
-        for index, row in zip(indices, output[:, batch.input_ids.shape[1] :].tolist(), strict=True):
+                stops=stops,
+                pad_id=tokenizer.pad_token_id,
+            ),
+            indices,
+        )
+        for index, row in zip(indices, rows, strict=True):
             prompt_end = tokenizer.decode(prompts[index].input_ids[-_OPENING_TOKENS:])
             answers[index] = answer_of(
                 tokenizer, row, stops=stops, is_opened=opened_thinking(prompt_end) is not None

@@ -1,0 +1,70 @@
+"""Finished rows leave a batch, and a batch too large for memory is halved; neither changes an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from models import FAMILIES
+from rasa_moe.data.chats import EncodedChat, collate
+from rasa_moe.engines import greedy as rooms
+from rasa_moe.engines.greedy import greedy, halving
+from rasa_moe.errors import ModelError
+
+PROMPTS = [[5, 9, 12], [7], [30, 31, 32, 33, 34], [11, 4], [40, 41, 42], [50]]
+LIMIT = 24
+
+
+def batch_of(prompts: Sequence[list[int]]) -> Any:
+    return collate([EncodedChat(ids, prompt_length=len(ids)) for ids in prompts], 0, side="left")
+
+
+def run(model: Any, prompts: Sequence[list[int]], stops: frozenset[int]) -> list[list[int]]:
+    rows = greedy(model, batch_of(prompts), max_new_tokens=LIMIT, stops=stops, pad_id=0)
+    return [cut(row, stops) for row in rows]
+
+
+def cut(row: list[int], stops: frozenset[int]) -> list[int]:
+    return row[: next((place for place, token in enumerate(row) if token in stops), len(row))]
+
+
+@pytest.mark.parametrize("family", ["olmoe", "qwen3_moe", "gpt_oss", "nemotron_h"])
+def test_rows_that_leave_change_no_other_row(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = FAMILIES[family]()
+    free = [run(model, [prompt], frozenset()) for prompt in PROMPTS]
+    stops = frozenset(row[0][3 + 2 * place] for place, row in enumerate(free))  # ends at different steps
+    monkeypatch.setattr(rooms, "_STEPS", 4)
+    sizes: list[int] = []
+    handle = model.register_forward_pre_hook(
+        lambda module, args, kwargs: sizes.append(kwargs["input_ids"].shape[0]), with_kwargs=True
+    )
+    together = run(model, PROMPTS, stops)
+    handle.remove()
+    assert together == [cut(row[0], stops) for row in free]
+    assert len({len(row) for row in together}) > 1, "rows must end at different steps"
+    if family in ("olmoe", "qwen3_moe"):  # others end too early, or keep more than keys and values
+        assert sizes[-1] < len(PROMPTS)
+
+
+def test_a_batch_too_large_for_memory_is_halved_until_it_fits() -> None:
+    tried: list[int] = []
+
+    def work(items: Sequence[int]) -> list[int]:
+        tried.append(len(items))
+        if len(items) > 3:
+            raise torch.OutOfMemoryError("too large")
+        return [item * item for item in items]
+
+    assert halving(work, range(10)) == [item * item for item in range(10)]
+    assert tried == [10, 5, 2, 3, 5, 2, 3]
+
+
+def test_a_single_conversation_too_large_for_memory_is_one_sentence() -> None:
+    def work(items: Sequence[int]) -> list[int]:
+        raise torch.OutOfMemoryError("too large")
+
+    with pytest.raises(ModelError, match="batch_tokens"):
+        halving(work, range(4))
