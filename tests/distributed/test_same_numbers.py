@@ -1,4 +1,7 @@
-"""Two processes give the numbers of one: detection, answers, alignment, and going on after a kill."""
+"""Two processes give the numbers of one: detection, answers, alignment, and going on after a kill.
+
+Each has the whole model, or a share of its weights.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,9 @@ from distributed import work
 HERE = Path(__file__).parent
 TOLERANCE = 1e-5
 
+every_model = pytest.mark.parametrize("name", sorted(work.MODELS))
+either_sharing = pytest.mark.parametrize("sharing", ["whole", "shares"])
+
 
 def torchrun(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run a program in two processes of this machine."""
@@ -32,10 +38,16 @@ def torchrun(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with what two processes computed, and the checkpoint they left when they were killed."""
+    """The folder with what two processes computed, and the checkpoints they left when they were killed."""
     folder = tmp_path_factory.mktemp("by_two")
     torch.set_num_threads(1)
-    work.kill(work.tiny_model(), folder / "by_one.safetensors")
+    for name, make in work.MODELS.items():
+        model = make()
+        model.save_pretrained(folder / f"{name}-model")
+        work.TOKENIZER.save_pretrained(folder / f"{name}-model")
+        work.alignment_of(model).patch.save(folder / f"{name}-patch")
+    for sharing in ("whole", "shares"):
+        work.kill(work.tiny_model(), folder / f"one-{sharing}.safetensors")
     finished = torchrun(HERE / "work.py", folder)
     assert finished.returncode == 0, finished.stderr[-3000:]
     return folder
@@ -48,22 +60,33 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
         assert difference < TOLERANCE, f"{name} differs by {difference:.2g}"
 
 
-@pytest.mark.parametrize("name", sorted(work.MODELS))
-def test_detection_and_alignment_are_those_of_one_process(by_two: Path, name: str) -> None:
-    assert_same(load_file(by_two / name), work.numbers(work.MODELS[name]()))
+@every_model
+@either_sharing
+def test_detection_and_alignment_are_those_of_one_process(by_two: Path, name: str, sharing: str) -> None:
+    assert_same(load_file(by_two / f"{name}-{sharing}"), work.numbers(work.MODELS[name]()))
 
 
-@pytest.mark.parametrize("name", sorted(work.MODELS))
-def test_answers_are_those_of_one_process(by_two: Path, name: str) -> None:
-    alone = work.answers(work.MODELS[name]())
-    assert json.loads((by_two / "answers.json").read_text())[name] == alone
-    assert len(set(alone)) > 1
+@every_model
+@either_sharing
+def test_answers_are_those_of_one_process(by_two: Path, name: str, sharing: str) -> None:
+    model = work.MODELS[name]()
+    base, repaired = json.loads((by_two / "answers.json").read_text())[f"{name}-{sharing}"]
+    assert base == work.answers(model)
+    assert repaired == work.patched_answers(model, by_two / f"{name}-patch")
+    assert repaired != base
 
 
-def test_two_processes_go_on_where_one_was_killed(by_two: Path) -> None:
-    assert_same(load_file(by_two / "resumed"), work.aligned(work.tiny_model()))
+@either_sharing
+def test_two_processes_go_on_where_one_was_killed(by_two: Path, sharing: str) -> None:
+    assert_same(load_file(by_two / f"resumed-{sharing}"), work.aligned(work.tiny_model()))
 
 
-def test_one_process_goes_on_where_two_were_killed(by_two: Path) -> None:
-    resumed = work.aligned(work.tiny_model(), checkpoint_path=by_two / "by_two.safetensors")
+@either_sharing
+def test_one_process_goes_on_where_two_were_killed(by_two: Path, sharing: str) -> None:
+    resumed = work.aligned(work.tiny_model(), checkpoint_path=by_two / f"two-{sharing}.safetensors")
     assert_same(resumed, work.aligned(work.tiny_model()))
+
+
+@either_sharing
+def test_gradient_checkpointing_changes_nothing(by_two: Path, sharing: str) -> None:
+    assert_same(load_file(by_two / f"checkpointed-{sharing}"), work.aligned(work.tiny_model()))

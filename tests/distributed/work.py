@@ -1,6 +1,7 @@
 """What the processes of a test compute, here under torchrun and in the test alone: detect, answer, align.
 
 Run as a program it writes the first process' results: python -m torch.distributed.run ... work.py FOLDER
+The folder holds the models, and the checkpoints of alignments that were killed.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from models import qwen3_moe
-from rasa_moe.align import align
+from rasa_moe.align import Alignment, align
 from rasa_moe.config import AlignConfig, DetectConfig
 from rasa_moe.detect.stage import detect
-from rasa_moe.distributed import current, joined
+from rasa_moe.distributed import joined
 from rasa_moe.engines import generate
 from rasa_moe.files import write_json
-from rasa_moe.moe import ExpertId, discover
+from rasa_moe.moe import ExpertId, ExpertPatch, discover, load_model
 from unit.tiny import tiny_model, tiny_pairs, tiny_retain, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -44,9 +45,9 @@ def experts_of(model: Any) -> tuple[ExpertId, ...]:
     return tuple(ExpertId(layers[min(expert.layer, 1)], expert.expert) for expert in EXPERTS)
 
 
-def aligned(model: Any, *, config: AlignConfig = CONFIG, **options: Any) -> dict[str, Tensor]:
-    """Return what alignment made of the rows, and its losses."""
-    alignment = align(
+def alignment_of(model: Any, *, config: AlignConfig = CONFIG, **options: Any) -> Alignment:
+    """Align a model."""
+    return align(
         model,
         TOKENIZER,
         discover(model),
@@ -56,6 +57,11 @@ def aligned(model: Any, *, config: AlignConfig = CONFIG, **options: Any) -> dict
         config=config,
         **options,
     )
+
+
+def aligned(model: Any, **options: Any) -> dict[str, Tensor]:
+    """Return what alignment made of the rows, and its losses."""
+    alignment = alignment_of(model, **options)
     losses = [line["loss"] for line in alignment.log if "step" in line]
     norms = [line["grad_norm"] for line in alignment.log if "step" in line]
     return {**alignment.patch.after, "losses": torch.tensor(losses), "norms": torch.tensor(norms)}
@@ -106,18 +112,34 @@ def kill(model: Any, checkpoint: Path) -> None:
     raise AssertionError("the alignment was not interrupted")
 
 
+def patched_answers(model: Any, patch: Path) -> list[str]:
+    """Return the answers of a repaired model, which is the base model again afterwards."""
+    repair = ExpertPatch.load(patch)
+    repair.apply(model)
+    told = answers(model)
+    repair.revert(model)
+    return told
+
+
 def main(folder: Path) -> None:
-    """Compute everything in every process; the first one writes it."""
+    """Compute everything in every process, with whole models and with shares; the first one writes it."""
     torch.set_num_threads(1)
-    with joined():
+    with joined() as world:
         told = {}
         results = {}
-        for name, make in MODELS.items():
-            results[name] = numbers(make())
-            told[name] = answers(make())
-        results["resumed"] = aligned(tiny_model(), checkpoint_path=folder / "by_one.safetensors")
-        kill(tiny_model(), folder / "by_two.safetensors")
-        if current().is_first:
+        for sharing, shards in (("whole", 1), ("shares", world.size)):
+            models = {
+                name: load_model(folder / f"{name}-model", device="cpu", shards=shards)[0] for name in MODELS
+            }
+            for name, model in models.items():
+                results[f"{name}-{sharing}"] = numbers(model)
+                told[f"{name}-{sharing}"] = [answers(model), patched_answers(model, folder / f"{name}-patch")]
+            model, checkpoint = models["olmoe"], f"{sharing}.safetensors"
+            results[f"resumed-{sharing}"] = aligned(model, checkpoint_path=folder / f"one-{checkpoint}")
+            kill(model, folder / f"two-{checkpoint}")
+            config = CONFIG.model_copy(update={"gradient_checkpointing": True})
+            results[f"checkpointed-{sharing}"] = aligned(model, config=config)
+        if world.is_first:
             for name, tensors in results.items():
                 save_file({key: value.contiguous() for key, value in tensors.items()}, folder / name)
             write_json(folder / "answers.json", told)

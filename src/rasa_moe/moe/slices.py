@@ -219,8 +219,11 @@ class ExpertSlices:
         return sum(rows.numel() for rows in self.parameters())
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return a copy of the rows as plain fp32 tensors."""
-        return {name: whole(rows).clone() for name, rows in self.named_parameters()}
+        """Return a copy of the rows as plain fp32 tensors; on the CPU where processes hold shares of them."""
+        return {
+            name: whole(rows).cpu() if is_sharded(rows) else rows.detach().clone()
+            for name, rows in self.named_parameters()
+        }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take over rows saved by `state_dict`.
