@@ -12,7 +12,7 @@ from rasa_moe.align.batches import TrainingBatch
 from rasa_moe.align.losses import routing_divergence
 from rasa_moe.config import AlignConfig
 from rasa_moe.distributed import current
-from rasa_moe.moe import MoeMap, watch_routers
+from rasa_moe.moe import MoeMap, call_for_routing, watch_routers
 from rasa_moe.moe.sharding import through_output
 
 
@@ -58,8 +58,11 @@ class RoutingConsistency:
         chats = batch.part(*parts)
         own = (world := current()).own_rows
         with watch_routers(self._moe, self._model) as watch:
-            output = self._model(
-                input_ids=own(chats.input_ids), attention_mask=own(chats.attention_mask), use_cache=False
+            output = call_for_routing(
+                self._moe,
+                self._model,
+                input_ids=own(chats.input_ids),
+                attention_mask=own(chats.attention_mask),
             )
         routing = watch.mean_probabilities(own(chats.spans[self._config.router_span]))
         routing = through_output(routing, self._model, output)

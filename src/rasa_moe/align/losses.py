@@ -23,7 +23,8 @@ def supervised_losses(logits: Tensor, batch: TrainingBatch) -> dict[str, Tensor]
     """Return the cross-entropy of each part of a batch, a mean over its response tokens.
 
     Args:
-        logits: (B,S,V) floating, of this process' rows; position s predicts token s + 1.
+        logits: (B,S,V) floating, of this process' rows; position s predicts token s + 1. Or (N,V): those of
+            `predicting` only.
         batch: Labels are -100 outside the response, so neither prompt nor padding is learned.
 
     Returns:
@@ -32,15 +33,22 @@ def supervised_losses(logits: Tensor, batch: TrainingBatch) -> dict[str, Tensor]
     Paper: `L_SFT(x, y_ref)` over B_adv is the part "jailbreak".
     """
     targets, world = batch.chats.labels[:, 1:], current()
-    losses = functional.cross_entropy(
-        logits[:, :-1].float().transpose(1, 2),
-        world.own_rows(targets),
-        ignore_index=IGNORED_LABEL,
-        reduction="none",
-    )  # (B,S-1), 0 where ignored
+    own_targets = world.own_rows(targets)
+    is_learned = own_targets != IGNORED_LABEL
+    if logits.dim() == 3:
+        logits = logits[:, :-1][is_learned]
+    losses_N = functional.cross_entropy(logits.float(), own_targets[is_learned], reduction="none")
+    # (B,S-1), 0 where ignored
+    losses = losses_N.new_zeros(own_targets.shape).masked_scatter(is_learned, losses_N)
     losses = world.whole_rows(losses, total=len(targets))
     counted = targets != IGNORED_LABEL
     return {name: losses[rows].sum() / counted[rows].sum() for name, rows in batch.parts.items()}
+
+
+def predicting(batch: TrainingBatch) -> Tensor:
+    """Return (B,S) bool, the positions of this process' rows that predict a response token."""
+    is_learned = batch.chats.labels[:, 1:] != IGNORED_LABEL
+    return functional.pad(current().own_rows(is_learned), (0, 1))
 
 
 def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from rasa_moe.align.batches import TrainingBatch
-from rasa_moe.align.losses import supervised_losses, weighted_sum
+from rasa_moe.align.losses import predicting, supervised_losses, weighted_sum
 from rasa_moe.config import AlignConfig
 from rasa_moe.distributed import current
-from rasa_moe.moe import MoeMap, RoutingTrace, record, replay
+from rasa_moe.moe import MoeMap, RoutingTrace, logits_at, record, replay
 
 
 class ExpertRepair:
@@ -68,7 +68,13 @@ def part_weights(config: AlignConfig) -> dict[str, float]:
 
 
 def forward(model: Any, batch: TrainingBatch) -> Any:
-    """Call the model on this process' rows of a batch (all rows where it is alone), without a cache."""
+    """Call the model on this process' rows of a batch (all rows where it is alone), without a cache.
+
+    Its `logits` are (N,V): nobody reads those of prompts and padding.
+    """
     own = current().own_rows
     chats = batch.chats
-    return model(input_ids=own(chats.input_ids), attention_mask=own(chats.attention_mask), use_cache=False)
+    with logits_at(model, predicting(batch)):
+        return model(
+            input_ids=own(chats.input_ids), attention_mask=own(chats.attention_mask), use_cache=False
+        )

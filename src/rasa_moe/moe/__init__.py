@@ -10,6 +10,7 @@ from rasa_moe.moe.patch import ExpertPatch, export_checkpoint, make_patch
 from rasa_moe.moe.routers import TrainableRouters, trainable_routers
 from rasa_moe.moe.routing import count_activations, record, replay, watch_routers
 from rasa_moe.moe.scoring import routing_distribution
+from rasa_moe.moe.shortened import call_for_routing, logits_at
 from rasa_moe.moe.slices import ExpertSlices
 from rasa_moe.moe.snapshots import put_back, snapshot
 from rasa_moe.moe.steering import steer
@@ -28,12 +29,14 @@ __all__ = [
     "RoutingTrace",
     "Scoring",
     "TrainableRouters",
+    "call_for_routing",
     "checkpointed",
     "count_activations",
     "discover",
     "export_checkpoint",
     "load_model",
     "loading_notes",
+    "logits_at",
     "make_patch",
     "put_back",
     "record",
