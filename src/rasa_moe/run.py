@@ -96,6 +96,7 @@ STAGES: tuple[Stage, ...] = (
             "retain.jsonl",
             "audit.json",
             "reattack.json",
+            "benchmarks.json",
             "detection_checks.json",
             "patch/",
             "generations/",

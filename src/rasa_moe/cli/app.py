@@ -10,7 +10,18 @@ from typing import Annotated
 import typer
 
 from rasa_moe import __version__
-from rasa_moe.cli import attack, audit, detect_check, judge, pairs, patch, reattack, reproduce, testbed
+from rasa_moe.cli import (
+    attack,
+    audit,
+    benchmark,
+    detect_check,
+    judge,
+    pairs,
+    patch,
+    reattack,
+    reproduce,
+    testbed,
+)
 from rasa_moe.cli.console import err, note, out, plain, quiet_loading, resumable, say
 from rasa_moe.cli.processes import first_says, is_under_torchrun, processes
 from rasa_moe.cli.work import work
@@ -138,6 +149,7 @@ for _stage in STAGES:
 
 app.command("attack")(attack.command)
 app.command("judge")(judge.command)
+app.command("benchmark")(benchmark.command)
 app.command("reattack")(reattack.command)
 app.command("reproduce")(reproduce.command)
 app.command("detect-check")(detect_check.command)

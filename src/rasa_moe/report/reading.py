@@ -22,6 +22,7 @@ STAGE_OF_FILE = {
     "evaluation.json": "evaluate",
     "audit.json": "audit",
     "reattack.json": "reattack",
+    "benchmarks.json": "benchmark",
     "detection_checks.json": "detect-check",
 }
 
