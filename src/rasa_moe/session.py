@@ -145,8 +145,8 @@ class Session:
         _check_names("evaluate.models", self.config.evaluate.models, known=(BASE, RASA, *self.config.compare))
         if self.shards > 1 and (self.config.compare or self.config.device != "auto"):
             raise ConfigError(
-                "distributed.sharding: fsdp trains no rivals and chooses the devices itself; "
-                "set compare: [] and device: auto, or distributed.sharding: none."
+                f"distributed.sharding: {self.config.distributed.sharding} trains no rivals and chooses the "
+                "devices itself; set compare: [] and device: auto, or distributed.sharding: none."
             )
         _ = self.judge, self.source
 
@@ -155,7 +155,7 @@ class Session:
         """Number of processes that hold the model together; 1 where this one holds all of it."""
         from rasa_moe.distributed import current
 
-        return current().size if self.config.distributed.sharding == "fsdp" else 1
+        return 1 if self.config.distributed.sharding == "none" else current().size
 
     def prepare(self) -> int:
         """Set seeds and threads, the same before every stage: a resumed run draws what a whole run draws.
@@ -194,6 +194,7 @@ class Session:
                 trust_remote_code=config.trust_remote_code,
                 revision=config.revision,
                 shards=self.shards,
+                expert_parallel=config.distributed.sharding == "ep",
             )
             set_thinking(tokenizer, enabled=config.thinking)
             for name in config.compare:  # now, not when hours of work are done

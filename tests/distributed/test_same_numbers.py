@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 TOLERANCE = 1e-5
 
 every_model = pytest.mark.parametrize("name", sorted(work.MODELS))
-either_sharing = pytest.mark.parametrize("sharing", ["whole", "shares"])
+every_sharing = pytest.mark.parametrize("sharing", work.SHARING)
 
 
 def torchrun(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -46,7 +46,7 @@ def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model.save_pretrained(folder / f"{name}-model")
         work.TOKENIZER.save_pretrained(folder / f"{name}-model")
         work.alignment_of(model).patch.save(folder / f"{name}-patch")
-    for sharing in ("whole", "shares"):
+    for sharing in work.SHARING:
         work.kill(work.tiny_model(), folder / f"one-{sharing}.safetensors")
     finished = torchrun(HERE / "work.py", folder)
     assert finished.returncode == 0, finished.stderr[-3000:]
@@ -61,13 +61,13 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
 
 
 @every_model
-@either_sharing
+@every_sharing
 def test_detection_and_alignment_are_those_of_one_process(by_two: Path, name: str, sharing: str) -> None:
     assert_same(load_file(by_two / f"{name}-{sharing}"), work.numbers(work.MODELS[name]()))
 
 
 @every_model
-@either_sharing
+@every_sharing
 def test_answers_are_those_of_one_process(by_two: Path, name: str, sharing: str) -> None:
     model = work.MODELS[name]()
     base, repaired = json.loads((by_two / "answers.json").read_text())[f"{name}-{sharing}"]
@@ -76,17 +76,29 @@ def test_answers_are_those_of_one_process(by_two: Path, name: str, sharing: str)
     assert repaired != base
 
 
-@either_sharing
+@every_model
+def test_shares_are_parts_of_experts_and_of_what_is_trained(by_two: Path, name: str) -> None:
+    held = json.loads((by_two / "held.json").read_text())
+    whole = held[f"{name}-whole"]
+    assert whole == work.held_here(work.MODELS[name]())
+    for sharing in ("fsdp", "ep"):
+        experts, trained = held[f"{name}-{sharing}"]
+        assert experts == whole[0] / 2
+        # Layers with two and with one of them: the first process holds one of each.
+        assert trained == whole[1] * 2 / 3
+
+
+@every_sharing
 def test_two_processes_go_on_where_one_was_killed(by_two: Path, sharing: str) -> None:
     assert_same(load_file(by_two / f"resumed-{sharing}"), work.aligned(work.tiny_model()))
 
 
-@either_sharing
+@every_sharing
 def test_one_process_goes_on_where_two_were_killed(by_two: Path, sharing: str) -> None:
     resumed = work.aligned(work.tiny_model(), checkpoint_path=by_two / f"two-{sharing}.safetensors")
     assert_same(resumed, work.aligned(work.tiny_model()))
 
 
-@either_sharing
+@every_sharing
 def test_gradient_checkpointing_changes_nothing(by_two: Path, sharing: str) -> None:
     assert_same(load_file(by_two / f"checkpointed-{sharing}"), work.aligned(work.tiny_model()))

@@ -24,7 +24,8 @@ from rasa_moe.detect.stage import detect
 from rasa_moe.distributed import joined
 from rasa_moe.engines import generate
 from rasa_moe.files import write_json
-from rasa_moe.moe import ExpertId, ExpertPatch, discover, load_model
+from rasa_moe.moe import ExpertId, ExpertPatch, ExpertSlices, discover, load_model
+from rasa_moe.moe.sharding import is_sharded
 from unit.tiny import tiny_model, tiny_pairs, tiny_retain, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -37,6 +38,8 @@ EXPERTS = (ExpertId(0, 1), ExpertId(0, 5), ExpertId(2, 2))
 PAIRS, RETAIN = tiny_pairs(5), tiny_retain(3)
 CONFIG = AlignConfig(rounds=2, batch_size=2, expert_lr=1e-2, router_lr=1e-2, retain_per_pair=1)
 KILLED_AT_STEP = 8
+# How processes hold a model: all of it each, or shares of it, with tokens going to the experts or not.
+SHARING: dict[str, dict[str, Any]] = {"whole": {}, "fsdp": {}, "ep": {"expert_parallel": True}}
 
 
 def experts_of(model: Any) -> tuple[ExpertId, ...]:
@@ -92,6 +95,17 @@ def answers(model: Any) -> list[str]:
     return [answer.text for answer in told]
 
 
+def held_here(model: Any) -> list[int]:
+    """Return how many values of the routed experts, and of those that are trained, this process holds."""
+    moe = discover(model)
+    fused = [layer.experts.down_proj for layer in moe.layers]
+    trained = ExpertSlices(moe, experts_of(model)).parameters()
+    return [
+        sum((tensor.to_local() if is_sharded(tensor) else tensor).numel() for tensor in tensors)
+        for tensors in (fused, trained)
+    ]
+
+
 class Kill:
     """Interrupt at the given step, as Ctrl-C would."""
 
@@ -127,11 +141,15 @@ def main(folder: Path) -> None:
     with joined() as world:
         told = {}
         results = {}
-        for sharing, shards in (("whole", 1), ("shares", world.size)):
+        held = {}
+        for sharing, options in SHARING.items():
+            shards = 1 if sharing == "whole" else world.size
             models = {
-                name: load_model(folder / f"{name}-model", device="cpu", shards=shards)[0] for name in MODELS
+                name: load_model(folder / f"{name}-model", device="cpu", shards=shards, **options)[0]
+                for name in MODELS
             }
             for name, model in models.items():
+                held[f"{name}-{sharing}"] = held_here(model)
                 results[f"{name}-{sharing}"] = numbers(model)
                 told[f"{name}-{sharing}"] = [answers(model), patched_answers(model, folder / f"{name}-patch")]
             model, checkpoint = models["olmoe"], f"{sharing}.safetensors"
@@ -143,6 +161,7 @@ def main(folder: Path) -> None:
             for name, tensors in results.items():
                 save_file({key: value.contiguous() for key, value in tensors.items()}, folder / name)
             write_json(folder / "answers.json", told)
+            write_json(folder / "held.json", held)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ def load_model(
     trust_remote_code: bool = False,
     revision: str | None = None,
     shards: int = 1,
+    expert_parallel: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a mixture-of-experts model in eval mode together with its tokenizer (left padding).
 
@@ -44,6 +45,8 @@ def load_model(
         revision: Branch, tag or commit of a Hugging Face repository.
         shards: Processes that hold the weights together (FSDP2), all of those that torchrun started; 1 loads
             the whole model here.
+        expert_parallel: With shards, send tokens to the processes that own their experts; without it the
+            experts are gathered.
 
     Raises:
         ModelError: The model is missing, dense, of a refused family, or its tokenizer has no chat template.
@@ -67,7 +70,11 @@ def load_model(
     tokenizer = load_tokenizer(path, shown=str(name_or_path), options=options)
     options["dtype"] = _DTYPES.get(str(dtype), dtype)
     if shards > 1:
-        options["distributed_config"] = DistributedConfig(fsdp_size=shards)
+        options["distributed_config"] = DistributedConfig(
+            fsdp_size=shards, ep_size=shards if expert_parallel else 1
+        )
+        if expert_parallel:
+            _require_plan(text_config, shards=shards, shown=str(name_or_path))
     model = _load_weights(path, shown=str(name_or_path), options=options)
     if shards > 1:
         _settle_shares(model.eval())
@@ -143,6 +150,17 @@ def _load_weights(path: str, *, shown: str, options: dict[str, Any]) -> PreTrain
         )
     loaded: PreTrainedModel = model
     return loaded
+
+
+def _require_plan(config: Any, *, shards: int, shown: str) -> None:
+    """Refuse expert parallelism where transformers does not say how, or experts cannot be shared evenly."""
+    plan = getattr(config, "base_model_ep_plan", None) or {}
+    num_experts = promised_num_experts(config) or 0
+    if "ep_dispatch_experts" not in plan.values() or num_experts % shards:
+        raise ModelError(
+            f"The experts of '{shown}' ({num_experts} a layer, type '{config.model_type}') cannot be dealt "
+            f"out to {shards} processes; set distributed.sharding: fsdp."
+        )
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Weights of which every process holds some rows (FSDP): read them whole, write rows, train shares of rows.
+"""Weights of which every process holds some rows: read them whole, write rows, train shares of rows.
 
 Ordinary tensors pass through unchanged, so that callers need not know whether a model is sharded.
 """
@@ -11,26 +11,27 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from transformers.distributed.fsdp import is_fsdp_managed_module
 
 
 def whole(tensor: Tensor) -> Tensor:
     """Return a tensor without its graph, with the rows of all processes; all of them must call this."""
-    full: Tensor = tensor.detach()
-    return full.full_tensor() if isinstance(full, DTensor) else full
+    values: Tensor = tensor.detach()
+    if not isinstance(values, DTensor):
+        return values
+    if values.device_mesh.ndim > 1:  # one gathering instead of one for each dimension
+        layout = {"shape": values.shape, "stride": values.stride(), "run_check": False}
+        values = DTensor.from_local(values.to_local(), _mesh(values), [Shard(0)], **layout)
+    return values.full_tensor()
 
 
 def stored_like(full: Tensor, example: Tensor) -> Tensor:
     """Return a whole tensor the way `example` is stored: as it is, or this process' share of its rows."""
     if not isinstance(example, DTensor):
         return full
-    return distribute_tensor(
-        full.to(example.device),
-        example.device_mesh,
-        [Shard(0)] * example.device_mesh.ndim,
-        src_data_rank=None,
-    )
+    return distribute_tensor(full.to(example.device), _mesh(example), [Shard(0)], src_data_rank=None)
 
 
 @torch.no_grad()
@@ -57,12 +58,12 @@ def usable(parameter: nn.Parameter) -> Tensor:
     """Return a parameter's whole rows; gradient reaches every process' share as the mean over processes."""
     if not isinstance(parameter, DTensor):
         return parameter
-    mesh = parameter.device_mesh
-    gathered: Any = parameter.redistribute(placements=[Replicate()] * mesh.ndim)
-    full: Tensor = gathered.to_local(grad_placements=[Partial("sum")] * mesh.ndim)
+    gathered: Any = parameter.redistribute(placements=[Replicate()])
+    full: Tensor = gathered.to_local(grad_placements=[Partial("sum")])
+    num_processes = parameter.device_mesh.size()
     # gloo cannot average, so every process adds its part of the mean.
     if full.requires_grad:
-        full.register_hook(lambda gradient: gradient / mesh.size())  # type: ignore[no-untyped-call]
+        full.register_hook(lambda gradient: gradient / num_processes)  # type: ignore[no-untyped-call]
     return full
 
 
@@ -99,8 +100,25 @@ def whole_weights(module: nn.Module) -> Iterator[None]:
             del vars(owner)[name]
 
 
+def owned_experts(experts: Any, num_experts: int) -> tuple[int, int]:
+    """Return the first expert that runs in this process, and how many do: all but with expert parallelism."""
+    if not experts._is_expert_parallel:
+        return 0, num_experts
+    return _first_row(experts.down_proj), len(experts.down_proj.to_local())
+
+
+def _mesh(tensor: DTensor) -> DeviceMesh:
+    """Return the processes among which the rows are dealt out, as one line.
+
+    With expert parallelism transformers adds a dimension of size 1.
+    """
+    mesh = tensor.device_mesh
+    cut = [dim for dim in range(mesh.ndim) if mesh.size(dim) > 1]
+    assert len(cut) == 1 and tensor.placements[cut[0]].is_shard(0), f"unknown sharding {tensor.placements}"
+    return mesh if mesh.ndim == 1 else mesh[(mesh.mesh_dim_names or ())[cut[0]]]
+
+
 def _first_row(tensor: DTensor) -> int:
     """Return the number of the first row that this process holds; shares are cut as by `torch.chunk`."""
-    assert tuple(tensor.placements) == (Shard(0),), f"unknown sharding {tensor.placements}"
-    share = -(-tensor.shape[0] // tensor.device_mesh.size())
-    return min(tensor.device_mesh.get_local_rank() * share, tensor.shape[0])
+    mesh = _mesh(tensor)
+    return min(mesh.get_local_rank() * -(-tensor.shape[0] // mesh.size()), tensor.shape[0])

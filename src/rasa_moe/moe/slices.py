@@ -21,7 +21,7 @@ from transformers.integrations.moe import ExpertsInterface, _grouped_linear, gro
 
 from rasa_moe.errors import ModelError
 from rasa_moe.moe.layers import ExpertId, MoeMap, expert_tensor_names
-from rasa_moe.moe.sharding import is_sharded, stored_like, usable, whole, write_rows
+from rasa_moe.moe.sharding import is_sharded, owned_experts, stored_like, usable, whole, write_rows
 
 _IMPLEMENTATION = "rasa_moe_slices"
 
@@ -43,10 +43,14 @@ class _LayerSlices:
             name: nn.Parameter(rows.to(torch.float32, copy=True)) for name, rows in self.base_rows.items()
         }
         self.num_chosen = len(chosen)
-        # Sort key: chosen experts 0..k_sel-1, then every expert of the base at k_sel + its own number.
-        self.key_of_expert = torch.arange(num_experts, device=device) + self.num_chosen
-        self.key_of_expert[self.chosen] = torch.arange(self.num_chosen, device=device)
-        self.keys = torch.arange(num_experts + self.num_chosen, device=device)
+        # Sort key: chosen experts 0..k_sel-1, then every expert of the base at k_sel + its own number. With
+        # expert parallelism a process numbers its own experts only, and tokens come to it.
+        first, num_owned = owned_experts(experts, num_experts)
+        self.key_of_expert = torch.arange(num_owned, device=device) + self.num_chosen
+        for key, expert in enumerate(chosen):
+            if first <= expert < first + num_owned:
+                self.key_of_expert[expert - first] = key
+        self.keys = torch.arange(num_owned + self.num_chosen, device=device)
 
     def write(self, experts: nn.Module, rows: dict[str, Tensor]) -> None:
         """Write rows into the fused tensors; every other row keeps its bits."""
@@ -90,7 +94,7 @@ def _slices_forward(
     parts: list[Tensor] = []
     # Shares of rows are gathered by all processes together, whether or not this one has tokens for them.
     if num_chosen_pairs or slices.is_sharded:
-        trained = {name: usable(row).to(self.get_parameter(name).dtype) for name, row in slices.rows.items()}
+        trained = {name: usable(row).to(getattr(self, name).dtype) for name, row in slices.rows.items()}
         rows_P = keys_P[:num_chosen_pairs]
         parts.append(
             _run_experts(self, hidden_chosen, trained, rows_P=rows_P, ends=ends[: slices.num_chosen])
@@ -98,7 +102,7 @@ def _slices_forward(
             else hidden_chosen + torch.stack([rows.sum() for rows in trained.values()]).sum()
         )
     if num_rest_pairs:
-        frozen = {name: self.get_parameter(name).detach() for name in slices.rows}
+        frozen = {name: getattr(self, name).detach() for name in slices.rows}
         rows_P = keys_P[num_chosen_pairs:] - slices.num_chosen
         ends_rest = ends[slices.num_chosen :] - num_chosen_pairs
         parts.append(_run_experts(self, hidden_rest, frozen, rows_P=rows_P, ends=ends_rest))
@@ -156,7 +160,7 @@ class ExpertSlices:
         experts: The experts to train; each once.
 
     Raises:
-        ModelError: No expert is given, an id is unknown or given twice, or the model is sharded by experts.
+        ModelError: No expert is given, or an id is unknown or given twice.
     """
 
     def __init__(self, moe: MoeMap, experts: Sequence[ExpertId]) -> None:
@@ -169,12 +173,6 @@ class ExpertSlices:
         self._layers = [
             (moe.layers[row], chosen) for row, chosen in sorted(moe.by_layer(self.experts).items())
         ]
-        for layer, _ in self._layers:
-            if layer.experts._is_expert_parallel:
-                raise ModelError(
-                    "Expert slices need whole experts on one device; "
-                    "load the model without expert parallelism."
-                )
         self._slices = [
             _LayerSlices(layer.experts, chosen, layer.num_experts) for layer, chosen in self._layers
         ]
