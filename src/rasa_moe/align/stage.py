@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from rasa_moe.align.batches import TrainingBatch, epoch_order, make_batches
 from rasa_moe.align.checkpoint import Checkpoint
 from rasa_moe.align.consistency import RoutingConsistency
 from rasa_moe.align.loop import LogLine, TrainingLog, relative_change, run_epoch
+from rasa_moe.align.optimizers import adamw
 from rasa_moe.align.repair import ExpertRepair
 from rasa_moe.align.trainable import Trainable
 from rasa_moe.collect.stage import RetainRow
@@ -139,9 +138,7 @@ class _Training:
         }
         self._rates = {"repair": config.expert_lr, "router": config.router_lr}
         self._optimizers = {
-            kind: torch.optim.AdamW(
-                owner.parameters(), lr=self._rates[kind], weight_decay=config.weight_decay
-            )
+            kind: adamw(owner.parameters(), lr=self._rates[kind], config=config)
             for kind, owner in self._trained.items()
         }
 

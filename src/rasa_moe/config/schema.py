@@ -95,7 +95,7 @@ class DetectConfig(Section):
         "the paper's discrepancy, which passes over experts that both use.",
     )
     budget: Finite | Number | None = Field(
-        0.1875,
+        0.125,
         description="Experts to select: a share of all (0.125) or a count (128); null to use the threshold.",
     )
     threshold: Finite | None = Field(
@@ -169,6 +169,9 @@ class AlignConfig(Section):
     )
     gradient_checkpointing: Switch = Field(
         False, description="Recompute activations in the backward pass: slower, less memory."
+    )
+    optimizer_on_cpu: Switch = Field(
+        False, description="Keep AdamW's moments in the CPU's memory: slower steps, less of the GPU's."
     )
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from rasa_moe.align.batches import TrainingBatch, epoch_order
 from rasa_moe.align.checkpoint import Checkpoint
 from rasa_moe.align.loop import Compute, LogLine, TrainingLog, relative_change, run_epoch
 from rasa_moe.align.losses import supervised_losses, weighted_sum
+from rasa_moe.align.optimizers import adamw
 from rasa_moe.align.repair import forward
 from rasa_moe.align.rivals.base import Job, Tuned, require_float32
 from rasa_moe.align.trainable import Trainable
@@ -150,7 +151,7 @@ def learn(
         TrainingError: The loss is no longer a number.
     """
     config, log = job.config.align, TrainingLog(method)
-    optimizer = torch.optim.AdamW(weights.parameters(), lr=lr, weight_decay=config.weight_decay)
+    optimizer = adamw(weights.parameters(), lr=lr, config=config)
     done, checkpoint = 0, None
     if job.checkpoint_path is not None:
         checkpoint = Checkpoint(

@@ -1,0 +1,50 @@
+"""AdamW as every training here uses it: one pass over a tensor a step, state on the device or the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rasa_moe.config import AlignConfig
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def adamw(parameters: Sequence[nn.Parameter], *, lr: float, config: AlignConfig) -> torch.optim.Optimizer:
+    """Return AdamW over some parameters, with the weight decay and the place of state that are configured."""
+    kind = VisitingAdamW if config.optimizer_on_cpu else torch.optim.AdamW
+    # Fused reads every value once; five times the speed of the default on a CPU.
+    return kind(parameters, lr=lr, weight_decay=config.weight_decay, fused=True)
+
+
+class VisitingAdamW(torch.optim.AdamW):
+    """AdamW whose moments live on the CPU and visit the device one parameter at a time.
+
+    The same arithmetic, hence the same bits. The device holds the moments of one tensor at most, and a step
+    takes as long as moving all of them there and back.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Step every parameter that has a gradient."""
+        assert closure is None, "nothing here recomputes its loss within a step"
+        groups = self.param_groups
+        try:
+            for group in groups:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        self.param_groups = [{**group, "params": [parameter]}]
+                        self._move(parameter, parameter.device)
+                        super().step()
+                        self._move(parameter, "cpu")
+        finally:
+            self.param_groups = groups
+
+    def _move(self, parameter: Tensor, device: torch.device | str) -> None:
+        state = self.state[parameter]
+        for name in _MOMENTS:
+            if name in state:
+                state[name] = state[name].to(device)
