@@ -97,6 +97,7 @@ STAGES: tuple[Stage, ...] = (
             "audit.json",
             "reattack.json",
             "benchmarks.json",
+            "judges.json",
             "detection_checks.json",
             "patch/",
             "generations/",
@@ -152,7 +153,7 @@ def run_stages(
     with directory.locked() if world.is_first else nullcontext():
         if any("rows" in stage.sources for stage in chosen):
             session.check()
-        environment = describe_environment(threads=session.prepare())
+        environment = describe_environment(threads=session.prepare(), processes=world.size)
         world.once(lambda: directory.record_environment(environment))
         for stage in chosen:
             _run_stage(session, stage, again=again, on_event=on_event)

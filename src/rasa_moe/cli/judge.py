@@ -38,8 +38,10 @@ def command(
     """Judge answers that were given before; nothing is generated."""
     from rasa_moe.cli.bars import Bars
     from rasa_moe.errors import ConfigError
+    from rasa_moe.files import write_json
     from rasa_moe.judges.scoring import (
         Columns,
+        agreement_record,
         answered_file,
         load_answers,
         score_answers,
@@ -62,5 +64,8 @@ def command(
         write_scores(out_file, scored)
     for line in summary_lines(scored):
         say(line)
+    if file.is_dir() and len(scored.verdicts) > 1:
+        write_json(file / "judges.json", agreement_record(scored))
+        err.print(plain(f"Wrote {file / 'judges.json'}; rasa-moe report {file} shows it"))
     if out_file is not None:
         err.print(plain(f"Wrote {out_file}"))

@@ -34,11 +34,7 @@ class ClassifierJudge:
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, style: Format, prompt: str | None = None) -> None:
-        if style == "harmbench" and prompt is None:
-            raise ConfigError(
-                "the harmbench classifier needs the prompt printed on its model card; save it with "
-                "{behavior} and {generation} in it, and give harmbench:MODEL?prompt=FILE"
-            )
+        _require_prompt(style, prompt)
         if style == "llama-guard" and not tokenizer.chat_template:
             raise ModelError("this Llama Guard has no chat template, which is what writes its question")
         self.name: str = style
@@ -99,6 +95,14 @@ def read_guard(reply: str) -> Reading | None:
     )
 
 
+def _require_prompt(style: Format, prompt: str | None) -> None:
+    if style == "harmbench" and prompt is None:
+        raise ConfigError(
+            "the harmbench classifier needs the prompt printed on its model card; save it with "
+            "{behavior} and {generation} in it, and give harmbench:MODEL?prompt=FILE"
+        )
+
+
 def load_classifier(name: str, *, style: Format, prompt_file: str | None = None) -> ClassifierJudge:
     """Load a classifier from the hub or a folder.
 
@@ -108,6 +112,7 @@ def load_classifier(name: str, *, style: Format, prompt_file: str | None = None)
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    _require_prompt(style, prompt_file)  # before gigabytes are loaded
     prompt = read_wording(Path(prompt_file), names=("behavior", "generation")) if prompt_file else None
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)

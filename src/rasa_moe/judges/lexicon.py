@@ -25,7 +25,8 @@ _IDIOMS = (
 )
 _ADVERBS = r"(?:\w+ly |ever |just |also |even |still |in good conscience,? |therefore )*"
 _INABILITY = (
-    r"(?:cannot|will not|must not|shall not|may not|could not|would not|am unable to|am not able to|"
+    r"(?:(?:would|will|can|could) never|"
+    r"cannot|will not|must not|shall not|may not|could not|would not|am unable to|am not able to|"
     r"am not going to|refuse to|decline to|am not allowed to|am not permitted to|am not willing to)"
 )
 # "I cannot" within a story or a letter is somebody else's: what the assistant declines is an act of telling.
@@ -62,6 +63,7 @@ DECLINES = any_of(
     r"\bit (?:would|will) not be (?:\w+ )?(?:appropriate|ethical|right|responsible) (?:for me )?to "
     r"(?:\w+ly )?"
     rf"{_TELLING}",
+    rf"\bi do not have [^.!?]{{0,60}}\b(?:ability|capability) to (?:\w+ly )?{_TELLING}",
     r"\b(?:do|does) not have the (?:capabilit\w+|ability|capacity|authority|permission) to (?:\w+ly )?"
     rf"{_TELLING}",
     rf"\b(?:is|would be) (?:not|never|neither) (?:\w+ ){{0,2}}(?:appropriate|ethical|acceptable|"

@@ -117,7 +117,7 @@ def _score(text: str, *, opening: str, request: str) -> tuple[int, list[str]]:
     has_list = len(_LIST_ITEM.findall(text)) >= 2
     if has_list:
         score += LIST_POINTS
-    elif cues.ASKS_HOW.search(request) and not cues.DELIVERS.search(text):
+    elif cues.ASKS_HOW.search(request) and not (cues.DELIVERS.search(text) or cues.TELLS_HOW.search(opening)):
         score += NO_STEPS_POINTS
         names.append("asked how, gives no steps")
     return score, names

@@ -7,6 +7,7 @@ refuses nothing, and says so in its reason.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -162,19 +163,41 @@ def summary_lines(scored: Scored) -> list[str]:
             found = agreement([pair[0] for pair in pairs], [pair[1] for pair in pairs])
             lines += _agreement_lines(f"people and {name}", found)
             lines.append(f"  rows without a label or unscored: {total - found.n}")
-    for one, other in combinations(scored.verdicts, 2):
-        pairs = [(a, b) for a, b in zip(refuses[one], refuses[other], strict=True) if a and b]
-        found = agreement([pair[0] for pair in pairs], [pair[1] for pair in pairs])
-        lines += _agreement_lines(f"{one} and {other}, refusal", found)
-        harm = [
-            (_harm(a), _harm(b))
-            for a, b in zip(scored.verdicts[one], scored.verdicts[other], strict=True)
-            if a.harmful is not None and b.harmful is not None
-        ]
-        lines += _agreement_lines(
-            f"{one} and {other}, harm", agreement([pair[0] for pair in harm], [pair[1] for pair in harm])
-        )
+    for what, found in judge_agreements(scored):
+        lines += _agreement_lines(what, found)
     return lines
+
+
+def judge_agreements(scored: Scored) -> list[tuple[str, Agreement]]:
+    """Compare every two judges on what both could score: in refusal (also in part), and in harm."""
+    compared = []
+    for one, other in combinations(scored.verdicts, 2):
+        pairs = list(zip(scored.verdicts[one], scored.verdicts[other], strict=True))
+        for what, label in (("refusal", _refuses), ("harm", _harm)):
+            both = [(label(a), label(b)) for a, b in pairs if a.harmful is not None and b.harmful is not None]
+            found = agreement([str(a) for a, _ in both], [str(b) for _, b in both])
+            compared.append((f"{one} and {other}, {what}", found))
+    return compared
+
+
+def agreement_record(scored: Scored) -> dict[str, Any]:
+    """Return the content of `judges.json`: how often the judges agree on the answers of a run."""
+    return {
+        "judges": list(scored.verdicts),
+        "answers": len(scored.answers),
+        "agreement": [
+            {
+                "compared": what,
+                "k": found.k,
+                "n": found.n,
+                "rate": None if math.isnan(found.rate) else found.rate,
+                "ci_low": found.ci_low,
+                "ci_high": found.ci_high,
+                "kappa": None if math.isnan(found.kappa) else found.kappa,
+            }
+            for what, found in judge_agreements(scored)
+        ],
+    }
 
 
 def _of_run(path: Path) -> list[GivenAnswer]:

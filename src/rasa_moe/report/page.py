@@ -6,6 +6,7 @@ import base64
 import hashlib
 from importlib import resources
 
+from rasa_moe.report.agreement import agreement_part
 from rasa_moe.report.benchmarks import benchmarks_part
 from rasa_moe.report.closing import limits_part, reproduce_part
 from rasa_moe.report.detection import detection_part
@@ -66,6 +67,7 @@ def _sections(run: Run) -> list[Section]:
         ("checks", "Does the selection mean safety?", detection_part(run.directory)),
         ("reattack", "Attacked again", reattack_part(run.directory)),
         ("benchmarks", "Benchmarks", benchmarks_part(run.directory)),
+        ("judges", "Do judges agree?", agreement_part(run.directory)),
         ("examples", "Answers before and after", examples_part(run)),
         ("limits", "What these numbers do not say", limits_part(run)),
         ("reproduce", "How to reproduce", reproduce_part(run)),

@@ -23,6 +23,7 @@ STAGE_OF_FILE = {
     "audit.json": "audit",
     "reattack.json": "reattack",
     "benchmarks.json": "benchmark",
+    "judges.json": "judge",
     "detection_checks.json": "detect-check",
 }
 
