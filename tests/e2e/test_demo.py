@@ -20,15 +20,10 @@ from rasa_moe.session import Session
 
 pytestmark = pytest.mark.slow
 
-# Small, and measured on the validation split: nothing here has seen the goals that the README reports.
+# The method as it is shipped, on fewer pairs, and measured on the validation split: nothing here has seen the goals that the README reports.
 SETTINGS = (
-    "collect.goals_per_family=40",
-    "detect.budget=0.25",
+    "collect.goals_per_family=60",
     "detect.bootstrap=200",
-    "align.rounds=4",
-    "align.batch_size=8",
-    "align.expert_lr=2e-3",
-    "align.recovery_weight=0",
     "evaluate.split=validation",
     "evaluate.goals_per_suite=20",
     "audit.goals_per_suite=20",
