@@ -142,7 +142,9 @@ def test_an_ablation_at_the_tuned_value_costs_no_second_training() -> None:
     after = list(plan.after_tuning(_chosen(plan)))
     places = [place for place, _ in after if place.table == "ablation"]
     shared = [
-        p for p in places if (p.row, p.value) in (("KL direction", "forward"), ("number of pairs", "160"))
+        p
+        for p in places
+        if (p.row, p.value) in (("KL direction", "forward"), ("number of pairs", str(FULL.pairs)))
     ]
     assert len(shared) == 2 * len(MODELS) * FULL.ablation_seeds
     assert len(unique(after)) <= len(after) - len(shared)
