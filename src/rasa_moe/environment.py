@@ -14,11 +14,12 @@ from rasa_moe._version import __version__
 _GIT_SECONDS = 10
 
 
-def describe_environment(*, threads: int) -> dict[str, Any]:
+def describe_environment(*, threads: int, processes: int = 1) -> dict[str, Any]:
     """Return what `environment.json` records; only facts that may explain a different number.
 
     Args:
         threads: CPU threads PyTorch uses.
+        processes: Processes that share the work.
     """
     return {
         "rasa_moe": __version__,
@@ -27,6 +28,7 @@ def describe_environment(*, threads: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "threads": threads,
+        "processes": processes,
         "commit": _commit(Path(__file__).resolve().parent),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -20,6 +20,8 @@ from rasa_moe.rundir import RunDirectory
 from rasa_moe.session import Session
 from rasa_moe.testbed import model_path
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = (
     "collect.goals_per_family=4",
     "collect.retain_rows=16",

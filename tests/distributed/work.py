@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from models import qwen3_moe
 from rasa_moe.align import Alignment, align
-from rasa_moe.config import AlignConfig, DetectConfig
+from rasa_moe.align.rivals import RIVALS
+from rasa_moe.config import AlignConfig, DetectConfig, load_config
 from rasa_moe.detect.stage import detect
 from rasa_moe.distributed import joined
 from rasa_moe.engines import generate
@@ -88,6 +89,18 @@ def numbers(model: Any) -> dict[str, Tensor]:
     return found
 
 
+def rivals() -> dict[str, Tensor]:
+    """Return what every rival method made of the weights, and its losses."""
+    model = tiny_model()
+    config = load_config(None, ["align.batch_size=2", "align.retain_per_pair=1", "detect.budget=3"])
+    found = {}
+    for name, rival in RIVALS.items():
+        tuned = rival(model, TOKENIZER, discover(model), pairs=PAIRS, retain=RETAIN, config=config)
+        found |= {f"{name}.{key}": tensor for key, tensor in tuned.tensors.items()}
+        found[f"{name}.losses"] = torch.tensor([line["loss"] for line in tuned.log if "loss" in line])
+    return found
+
+
 def answers(model: Any) -> list[str]:
     """Return greedy answers, of more batches than processes."""
     prompts = [pair.jailbreak for pair in PAIRS] + [row.messages for row in RETAIN]
@@ -140,7 +153,7 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     with joined() as world:
         told = {}
-        results = {}
+        results = {"rivals": rivals()}
         held = {}
         for sharing, options in SHARING.items():
             shards = 1 if sharing == "whole" else world.size

@@ -25,7 +25,7 @@ from rasa_moe.cli import (
 from rasa_moe.cli.console import err, note, out, plain, quiet_loading, resumable, say
 from rasa_moe.cli.processes import first_says, is_under_torchrun, processes
 from rasa_moe.cli.work import work
-from rasa_moe.errors import ConfigError, RasaError, RunError
+from rasa_moe.errors import ConfigError, RasaError, RunError, TrainingError
 from rasa_moe.files import disk_full, is_disk_full
 from rasa_moe.run import STAGES
 from rasa_moe.rundir import RunDirectory
@@ -69,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _fail(error: RasaError) -> None:
+    if isinstance(error, TrainingError):
+        err.quiet = False  # under torchrun it may be this process alone that has no memory left
     err.print(plain(f"Error: {error}"))
     sys.exit(error.exit_code)
 

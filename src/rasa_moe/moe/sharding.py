@@ -22,9 +22,11 @@ def whole(tensor: Tensor) -> Tensor:
     if not isinstance(values, DTensor):
         return values
     if values.device_mesh.ndim > 1:  # one gathering instead of one for each dimension
-        layout = {"shape": values.shape, "stride": values.stride(), "run_check": False}
-        values = DTensor.from_local(values.to_local(), _mesh(values), [Shard(0)], **layout)
-    return values.full_tensor()
+        values = DTensor.from_local(
+            values.to_local(), _mesh(values), [Shard(0)], shape=values.shape, stride=values.stride()
+        )
+    full: Tensor = values.full_tensor()
+    return full
 
 
 def stored_like(full: Tensor, example: Tensor) -> Tensor:
