@@ -20,7 +20,8 @@ from rasa_moe.session import Session
 
 pytestmark = pytest.mark.slow
 
-# The method as it is shipped, on fewer pairs, and measured on the validation split: nothing here has seen the goals that the README reports.
+# The method as it is shipped, on fewer pairs, and measured on the validation split: nothing here has seen the
+# goals that the README reports.
 SETTINGS = (
     "collect.goals_per_family=60",
     "detect.bootstrap=200",
