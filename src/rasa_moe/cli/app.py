@@ -13,6 +13,7 @@ from rasa_moe import __version__
 from rasa_moe.cli import (
     attack,
     audit,
+    bench,
     benchmark,
     detect_check,
     judge,
@@ -155,6 +156,7 @@ app.command("benchmark")(benchmark.command)
 app.command("reattack")(reattack.command)
 app.command("reproduce")(reproduce.command)
 app.command("detect-check")(detect_check.command)
+app.command("bench")(bench.command)
 
 
 @app.command()

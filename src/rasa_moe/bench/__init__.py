@@ -1,0 +1,1 @@
+"""Measure what the method costs beside the other ways of doing the same, in one run: `rasa-moe bench`."""

@@ -1,0 +1,183 @@
+"""The ways of training a few experts that the repair step is measured against; one process each.
+
+Started as `python -m rasa_moe.bench.contenders JSON`, where JSON names the contender and its sizes. It prints
+one line of JSON: the seconds of each step and the peak resident memory.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rasa_moe.bench.models import Dimensions, olmoe, token_ids
+from rasa_moe.moe import ExpertId, ExpertSlices, discover, logits_at
+
+Step = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Hold what one contender has to do: `share` of the experts of every layer, on `rows` texts."""
+
+    contender: str
+    dimensions: Dimensions
+    rows: int
+    length: int
+    steps: int
+    share: float = 0.125
+
+    @property
+    def chosen(self) -> list[int]:
+        """Experts of a layer that are trained."""
+        return list(range(max(1, round(self.share * self.dimensions.experts))))
+
+
+def run(task: Task) -> dict[str, Any]:
+    """Take the steps of a task; the first, which allocates, is not timed."""
+    step = CONTENDERS[task.contender](task)
+    step()
+    seconds = []
+    for _ in range(task.steps):
+        start = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - start)
+    # Kilobytes on Linux.
+    return {"seconds": seconds, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+
+
+def _loop(task: Task, model: Any, parameters: list[nn.Parameter], after: Step = lambda: None) -> Step:
+    """Return one step of training: forward, backward, clipped gradients, fused AdamW."""
+    optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=True)
+    ids = token_ids(task.dimensions, rows=task.rows, length=task.length)
+
+    def step() -> None:
+        loss = learned_half(model, ids)
+        loss.backward()  # type: ignore[no-untyped-call]
+        after()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def learned_half(model: Any, ids: Tensor) -> Tensor:
+    """Return the loss on the second half of every text: prompts are not learned, for any contender."""
+    positions = torch.zeros_like(ids, dtype=torch.bool)
+    positions[:, ids.shape[1] // 2 : -1] = True
+    with logits_at(model, positions):
+        logits = model(input_ids=ids, use_cache=False).logits
+    return nn.functional.cross_entropy(logits.float(), ids[:, ids.shape[1] // 2 + 1 :].flatten())
+
+
+def _slices(task: Task, dtype: torch.dtype) -> Step:
+    model = olmoe(task.dimensions, dtype=dtype)
+    slices = ExpertSlices(discover(model), [ExpertId(row, e) for row in _layers(task) for e in task.chosen])
+    slices.__enter__()  # open as long as the process lives
+    return _loop(task, model, slices.parameters())
+
+
+def _full(task: Task) -> Step:
+    model = olmoe(task.dimensions)
+    return _loop(task, model, list(model.parameters()))
+
+
+def _masked(task: Task) -> Step:
+    """Train whole fused tensors and set the gradients of all other experts to 0."""
+    model = olmoe(task.dimensions)
+    model.requires_grad_(False)
+    fused = [layer.experts.get_parameter(name) for layer in discover(model).layers for name in _FUSED]
+    for parameter in fused:
+        parameter.requires_grad_(True)
+    others = sorted(set(range(task.dimensions.experts)) - set(task.chosen))
+
+    def mask() -> None:
+        for parameter in fused:
+            if parameter.grad is not None:
+                parameter.grad[others] = 0
+
+    return _loop(task, model, fused, mask)
+
+
+_FUSED = ("gate_up_proj", "down_proj")
+
+
+def _lora(task: Task) -> Step:
+    """Train low-rank changes of the fused tensors; there is no choice of experts."""
+    from peft import LoraConfig, get_peft_model
+
+    model = olmoe(task.dimensions)
+    names = [f"mlp.experts.{name}" for name in _FUSED]
+    settings = LoraConfig(r=8, lora_alpha=16, target_modules=[], target_parameters=names)
+    tuned = get_peft_model(model, settings)
+    trained = [parameter for parameter in tuned.parameters() if parameter.requires_grad]
+    return _loop(task, model, trained)
+
+
+class _Expert(nn.Module):
+    """One expert as a module of its own."""
+
+    def __init__(self, gate_up: Tensor, down: Tensor) -> None:
+        super().__init__()
+        self.gate_up, self.down = nn.Parameter(gate_up), nn.Parameter(down)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        gate, up = nn.functional.linear(hidden, self.gate_up).chunk(2, dim=-1)
+        return nn.functional.linear(nn.functional.silu(gate) * up, self.down)
+
+
+class _ExpertModules(nn.Module):
+    """Experts as modules, called one after the other: what freezing module by module needs."""
+
+    def __init__(self, fused: nn.Module, chosen: list[int]) -> None:
+        super().__init__()
+        pairs = zip(fused.get_parameter(_FUSED[0]), fused.get_parameter(_FUSED[1]), strict=True)
+        self.experts = nn.ModuleList(_Expert(up.detach(), down.detach()) for up, down in pairs)
+        self.experts.requires_grad_(False)
+        for number in chosen:
+            self.experts[number].requires_grad_(True)
+
+    def forward(self, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+        output = torch.zeros_like(hidden)
+        for number, expert in enumerate(self.experts):
+            token, place = torch.where(ids == number)
+            if len(token):
+                output = output.index_add(0, token, expert(hidden[token]) * weights[token, place, None])
+        return output
+
+
+def _modules(task: Task) -> Step:
+    """Freeze modules, as ESFT does."""
+    model = olmoe(task.dimensions)
+    model.requires_grad_(False)
+    for layer in model.model.layers:
+        layer.mlp.experts = _ExpertModules(layer.mlp.experts, task.chosen)
+    return _loop(task, model, [parameter for parameter in model.parameters() if parameter.requires_grad])
+
+
+def _layers(task: Task) -> range:
+    return range(task.dimensions.layers)
+
+
+CONTENDERS: dict[str, Callable[[Task], Step]] = {
+    "slices": lambda task: _slices(task, torch.float32),
+    "slices, bf16 base": lambda task: _slices(task, torch.bfloat16),
+    "full fine-tuning": _full,
+    "gradient masking": _masked,
+    "LoRA": _lora,
+    "module freezing": _modules,
+}
+
+
+if __name__ == "__main__":
+    given = json.loads(sys.argv[1])
+    found = run(Task(**{**given, "dimensions": Dimensions(**given["dimensions"])}))
+    sys.stdout.write(json.dumps(found) + "\n")

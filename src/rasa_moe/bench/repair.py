@@ -1,0 +1,140 @@
+"""The expert repair step beside full fine-tuning, gradient masking, LoRA and module freezing.
+
+Each contender is a process of its own, because peak memory is the process' peak; rounds take turns.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from rasa_moe.bench.contenders import CONTENDERS, Task
+from rasa_moe.bench.figures import Figure, Result, Spread, ratio
+from rasa_moe.bench.models import SIZES
+from rasa_moe.errors import RunError
+
+NAME = "repair"
+_OURS, _OURS_BF16, _FULL = "slices", "slices, bf16 base", "full fine-tuning"
+_GIGA = 1e9
+
+
+def bench(size: str) -> Result:
+    """Measure seconds of a step and peak memory of every contender.
+
+    Raises:
+        RunError: A contender's process ended without a result.
+    """
+    dimensions = SIZES[size]
+    rounds, steps = (1, 1) if size == "tiny" else (2, 2)
+    rows, length = (2, 16) if size == "tiny" else (4, 64)
+    seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    peaks: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    for number in range(rounds):
+        names = list(CONTENDERS)
+        for name in names if number % 2 == 0 else reversed(names):
+            found = _in_process(Task(name, dimensions, rows=rows, length=length, steps=steps))
+            seconds[name].append(min(found["seconds"]))
+            peaks[name].append(found["peak_bytes"])
+    task = Task(_OURS, dimensions, rows=rows, length=length, steps=steps)
+    return Result(
+        name=NAME,
+        conditions=(
+            f"{dimensions}; {len(task.chosen)} experts of each layer trained, {rows} x {length} tokens a "
+            "step, loss on the second half of each text; one own loop with fused AdamW for every contender "
+            f"(not HF's Trainer), fp32 unless named; {rounds} rounds of one process per contender, best of "
+            f"{steps} steps after one unmeasured; memory is the peak resident set of the process, Python "
+            "and libraries included"
+        ),
+        figures=(*_times(seconds, task), *_memory(peaks, task)),
+    )
+
+
+def _times(seconds: dict[str, list[float]], task: Task) -> list[Figure]:
+    floor = _time_floor(task)
+    figures = [
+        Figure(
+            bench=NAME,
+            name=f"time of {_OURS} / {other}",
+            value=ratio(seconds[_OURS], seconds[other]),
+            unit="x",
+            target=0.5 if other == _FULL else 1.0,
+            floor=floor if other == _FULL else "",
+        )
+        for other in CONTENDERS
+        if other not in (_OURS, _OURS_BF16)
+    ]
+    figures.append(
+        Figure(
+            bench=NAME,
+            name=f"time of {_OURS_BF16} / {_FULL}",
+            value=ratio(seconds[_OURS_BF16], seconds[_FULL]),
+            unit="x",
+            target=0.5,
+        )
+    )
+    figures += [
+        Figure(bench=NAME, name=f"step of {name}", value=Spread.of(values), unit="s")
+        for name, values in seconds.items()
+    ]
+    return figures
+
+
+def _memory(peaks: dict[str, list[float]], task: Task) -> list[Figure]:
+    values, sliced = task.dimensions.num_values, _sliced_values(task)
+    figures = []
+    for name, base in ((_OURS, 4), (_OURS_BF16, 2)):
+        least = base * values + 16 * sliced
+        floor = (
+            f"weights, gradients and moments: {least / _GIGA:.2f} GB against {16 * values / _GIGA:.2f} GB, "
+            f"{least / (16 * values):.3f}x"
+        )
+        figures.append(
+            Figure(
+                bench=NAME,
+                name=f"peak memory of {name} / {_FULL}",
+                value=ratio(peaks[name], peaks[_FULL]),
+                unit="x",
+                target=0.35,
+                floor=floor,
+            )
+        )
+    figures += [
+        Figure(bench=NAME, name=f"peak memory of {name}", value=Spread.of(peak), unit="bytes")
+        for name, peak in peaks.items()
+    ]
+    return figures
+
+
+def _sliced_values(task: Task) -> int:
+    return task.dimensions.layers * len(task.chosen) * task.dimensions.expert_values
+
+
+def _time_floor(task: Task) -> str:
+    """Count multiplications: forward, gradients of activations and of selected weights."""
+    size, tokens = task.dimensions, task.rows * task.length
+    experts = size.top_k * size.expert_values
+    layer = experts + size.attention_values
+    head = size.vocabulary * size.hidden // 2  # of the half that is learned
+    forward = size.layers * layer + head
+    # In the lowest layer gradient goes no further than the experts' inner activations.
+    activations = (size.layers - 1) * layer + head + experts // 3
+    selected = size.layers * experts * len(task.chosen) // size.experts
+    ours, full = forward + activations + selected, 3 * forward
+    return (
+        f"{2 * tokens * ours / _GIGA:.0f} GFLOP against {2 * tokens * full / _GIGA:.0f}, {ours / full:.2f}x, "
+        f"and AdamW reads and writes {28 * _sliced_values(task) / _GIGA:.2f} GB "
+        f"against {28 * size.num_values / _GIGA:.2f}"
+    )
+
+
+def _in_process(task: Task) -> dict[str, Any]:
+    command = [sys.executable, "-m", "rasa_moe.bench.contenders", json.dumps(asdict(task))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["killed, probably for memory"])[-1]
+        raise RunError(f"The contender '{task.contender}' ended without a result ({last}).")
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
