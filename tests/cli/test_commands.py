@@ -21,7 +21,7 @@ VERBS = [
     ["reattack"], ["detect-check"], ["init"], ["doctor"], ["export"], ["push"], ["inspect-log"],
     ["patch"], ["patch", "save"], ["patch", "show"], ["patch", "apply"], ["patch", "revert"],
     ["testbed"], ["testbed", "build"], ["testbed", "chat"], ["testbed", "info"],
-    ["reproduce"], ["attack"], ["benchmark"], ["judge"], ["pairs"], ["pairs", "check"],
+    ["reproduce"], ["attack"], ["bench"], ["benchmark"], ["judge"], ["pairs"], ["pairs", "check"],
     ["testbed", "measure"],
 ]  # fmt: skip
 
