@@ -30,6 +30,7 @@ Item = TypeVar("Item")
 
 # The first process may judge, bootstrap or hash for long while the others wait for it.
 _PATIENCE = timedelta(hours=6)
+_alike = False
 
 
 @dataclass(frozen=True)
@@ -39,24 +40,32 @@ class World:
     Attributes:
         rank: Number of this process.
         size: Number of processes.
+        is_alike: Whether all of them work on the same rows, each on its piece of every layer.
     """
 
     rank: int = 0
     size: int = 1
+    is_alike: bool = False
 
     @property
     def is_first(self) -> bool:
         """Whether this process writes files and shows progress."""
         return self.rank == 0
 
+    @property
+    def _deals(self) -> bool:
+        return self.size > 1 and not self.is_alike
+
     def part(self, items: Sequence[Item]) -> list[Item]:
         """Return this process' share of some items: as many for every process, so a few may come twice."""
+        if not self._deals:
+            return list(items)
         padded = islice(cycle(items), -(-len(items) // self.size) * self.size)
         return list(islice(padded, self.rank, None, self.size))
 
     def gather(self, mine: dict[int, Any]) -> dict[int, Any]:
         """Return the numbered JSON values of all processes together."""
-        if self.size == 1:
+        if not self._deals:
             return mine
         together: dict[int, Any] = {}
         for text in self._texts(json.dumps(list(mine.items()))):
@@ -73,13 +82,14 @@ class World:
         """
         at = torch.tensor(places, dtype=torch.int64, device=rows.device)
         whole = rows.new_zeros((total, *rows.shape[1:]))
-        for other_at, other_rows in zip(self._ragged(at), self._ragged(rows), strict=True):
+        everybody = zip(self._ragged(at), self._ragged(rows), strict=True) if self._deals else [(at, rows)]
+        for other_at, other_rows in everybody:
             whole[other_at] = other_rows
         return whole
 
     def own_rows(self, whole: Tensor) -> Tensor:
         """Return this process' rows of a batch (B,...): as many for every process, padded with first rows."""
-        if self.size == 1:
+        if not self._deals:
             return whole
         num_rows = len(whole)
         padded = -(-num_rows // self.size) * self.size
@@ -87,7 +97,7 @@ class World:
 
     def whole_rows(self, own: Tensor, *, total: int) -> Tensor:
         """Return the rows (total,...) of a batch that `own_rows` dealt out; gradient reaches one's own."""
-        if self.size == 1:
+        if not self._deals:
             return own
         whole: Tensor = _WholeRows.apply(own, self, total)  # type: ignore[no-untyped-call]
         return whole
@@ -98,7 +108,7 @@ class World:
         Shares of sharded parameters hold the mean already. It is 0 everywhere, and as good as none, where no
         token of any process chose the experts they belong to.
         """
-        if self.size == 1:
+        if not self._deals:
             return
         with _answered():
             has_gradient = torch.tensor(
@@ -145,7 +155,18 @@ def current() -> World:
     """Return the world this process is in; a world of its own unless `joined` is open."""
     if not distributed.is_available() or not distributed.is_initialized():
         return World()
-    return World(rank=distributed.get_rank(), size=distributed.get_world_size())
+    return World(distributed.get_rank(), distributed.get_world_size(), is_alike=_alike)
+
+
+@contextmanager
+def working_alike() -> Iterator[None]:
+    """Give every process all rows, as tensor parallelism wants it."""
+    global _alike
+    before, _alike = _alike, True
+    try:
+        yield
+    finally:
+        _alike = before
 
 
 @contextmanager

@@ -145,12 +145,16 @@ def run_stages(
         RunError: An input is missing, the disk is full, or another process works in the directory.
         RasaError: Whatever a stage reports.
     """
-    from rasa_moe.distributed import current
+    from rasa_moe.distributed import current, working_alike
 
     chosen = [stage for stage in STAGES if only in (None, stage.name)]
     assert chosen, f"no stage is called {only}"
     directory, world = session.directory, current()
-    with directory.locked() if world.is_first else nullcontext():
+    is_alike = session.config.distributed.sharding == "tp"
+    with (
+        directory.locked() if world.is_first else nullcontext(),
+        working_alike() if is_alike else nullcontext(),
+    ):
         if any("rows" in stage.sources for stage in chosen):
             session.check()
         environment = describe_environment(threads=session.prepare(), processes=world.size)

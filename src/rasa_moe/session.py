@@ -194,7 +194,7 @@ class Session:
                 trust_remote_code=config.trust_remote_code,
                 revision=config.revision,
                 shards=self.shards,
-                expert_parallel=config.distributed.sharding == "ep",
+                parallel="fsdp" if config.distributed.sharding == "none" else config.distributed.sharding,
             )
             set_thinking(tokenizer, enabled=config.thinking)
             for name in config.compare:  # now, not when hours of work are done

@@ -14,7 +14,8 @@ from distributed.test_same_numbers import TOLERANCE, torchrun
 from rasa_moe.cli.app import app
 from rasa_moe.config import load_config
 from rasa_moe.distributed import World
-from rasa_moe.errors import ConfigError
+from rasa_moe.errors import ConfigError, ModelError
+from rasa_moe.moe import load_model
 from rasa_moe.run import run_stages
 from rasa_moe.rundir import RunDirectory
 from rasa_moe.session import Session
@@ -115,6 +116,13 @@ def test_verbs_of_one_process_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
     result = CliRunner().invoke(app, ["doctor", "testbed/olmoe"])
     assert isinstance(result.exception, ConfigError)
     assert str(result.exception).startswith("'doctor' works in one process; start it without torchrun.")
+
+
+def test_experts_that_processes_cannot_share_are_refused() -> None:
+    with pytest.raises(
+        ModelError, match=r"^The experts of 'testbed/olmoe' .* 3 processes by ep; set .* fsdp"
+    ):
+        load_model("testbed/olmoe", shards=3, parallel="ep")
 
 
 def test_rivals_in_shares_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -87,11 +87,9 @@ def test_shares_are_parts_of_experts_and_of_what_is_trained(by_two: Path, name: 
     held = json.loads((by_two / "held.json").read_text())
     whole = held[f"{name}-whole"]
     assert whole == work.held_here(work.MODELS[name]())
-    for sharing in ("fsdp", "ep"):
-        experts, trained = held[f"{name}-{sharing}"]
-        assert experts == whole[0] / 2
-        # Layers with two and with one of them: the first process holds one of each.
-        assert trained == whole[1] * 2 / 3
+    # In shares of rows, the first process holds one of two experts in a layer, and the only one of another.
+    for sharing, share in (("fsdp", 2 / 3), ("ep", 2 / 3), ("tp", 1 / 2)):
+        assert held[f"{name}-{sharing}"] == [whole[0] / 2, whole[1] * share], sharing
 
 
 @every_sharing

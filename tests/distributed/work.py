@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from rasa_moe.align import Alignment, align
 from rasa_moe.align.rivals import RIVALS
 from rasa_moe.config import AlignConfig, DetectConfig, load_config
 from rasa_moe.detect.stage import detect
-from rasa_moe.distributed import joined
+from rasa_moe.distributed import joined, working_alike
 from rasa_moe.engines import generate
 from rasa_moe.files import write_json
 from rasa_moe.moe import ExpertId, ExpertPatch, ExpertSlices, discover, load_model
@@ -39,8 +40,8 @@ EXPERTS = (ExpertId(0, 1), ExpertId(0, 5), ExpertId(2, 2))
 PAIRS, RETAIN = tiny_pairs(5), tiny_retain(3)
 CONFIG = AlignConfig(rounds=2, batch_size=2, expert_lr=1e-2, router_lr=1e-2, retain_per_pair=1)
 KILLED_AT_STEP = 8
-# How processes hold a model: all of it each, or shares of it, with tokens going to the experts or not.
-SHARING: dict[str, dict[str, Any]] = {"whole": {}, "fsdp": {}, "ep": {"expert_parallel": True}}
+# How processes hold a model: all of it each, or a part of it.
+SHARING = ("whole", "fsdp", "ep", "tp")
 
 
 def experts_of(model: Any) -> tuple[ExpertId, ...]:
@@ -148,28 +149,30 @@ def patched_answers(model: Any, patch: Path) -> list[str]:
     return told
 
 
+def going_on(model: Any, folder: Path, *, sharing: str) -> dict[str, dict[str, Tensor]]:
+    """Go on where one process was killed, be killed, and align with gradient checkpointing."""
+    resumed = aligned(model, checkpoint_path=folder / f"one-{sharing}.safetensors")
+    kill(model, folder / f"two-{sharing}.safetensors")
+    config = CONFIG.model_copy(update={"gradient_checkpointing": True})
+    return {f"resumed-{sharing}": resumed, f"checkpointed-{sharing}": aligned(model, config=config)}
+
+
 def main(folder: Path) -> None:
     """Compute everything in every process, with whole models and with shares; the first one writes it."""
     torch.set_num_threads(1)
     with joined() as world:
-        told = {}
-        results = {"rivals": rivals()}
-        held = {}
-        for sharing, options in SHARING.items():
-            shards = 1 if sharing == "whole" else world.size
-            models = {
-                name: load_model(folder / f"{name}-model", device="cpu", shards=shards, **options)[0]
-                for name in MODELS
-            }
-            for name, model in models.items():
-                held[f"{name}-{sharing}"] = held_here(model)
-                results[f"{name}-{sharing}"] = numbers(model)
-                told[f"{name}-{sharing}"] = [answers(model), patched_answers(model, folder / f"{name}-patch")]
-            model, checkpoint = models["olmoe"], f"{sharing}.safetensors"
-            results[f"resumed-{sharing}"] = aligned(model, checkpoint_path=folder / f"one-{checkpoint}")
-            kill(model, folder / f"two-{checkpoint}")
-            config = CONFIG.model_copy(update={"gradient_checkpointing": True})
-            results[f"checkpointed-{sharing}"] = aligned(model, config=config)
+        results, told, held = {"rivals": rivals()}, {}, {}
+        for sharing in SHARING:
+            options = {} if sharing == "whole" else {"shards": world.size, "parallel": sharing}
+            with working_alike() if sharing == "tp" else nullcontext():
+                for name in MODELS:
+                    model, _ = load_model(folder / f"{name}-model", device="cpu", **options)
+                    key = f"{name}-{sharing}"
+                    results[key] = numbers(model)
+                    told[key] = [answers(model), patched_answers(model, folder / f"{name}-patch")]
+                    held[key] = held_here(model)
+                    if name == "olmoe":
+                        results |= going_on(model, folder, sharing=sharing)
         if world.is_first:
             for name, tensors in results.items():
                 save_file({key: value.contiguous() for key, value in tensors.items()}, folder / name)

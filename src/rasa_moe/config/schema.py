@@ -325,11 +325,11 @@ class EngineConfig(Section):
 class DistributedSettings(Section):
     """Say how processes that torchrun starts share the work; no number of a run depends on it."""
 
-    sharding: Literal["none", "fsdp", "ep"] = Field(
+    sharding: Literal["none", "fsdp", "ep", "tp"] = Field(
         "none",
         description="'none': the whole model in every process; 'fsdp': its weights, and the trained experts, "
-        "in shares; 'ep': so too, and tokens go to where their experts are. Shares need device: auto and no "
-        "rivals in compare.",
+        "in shares; 'ep': so too, and tokens go to where their experts are; 'tp': a piece of every layer, "
+        "all on one batch. All but 'none' need device: auto and no rivals in compare.",
     )
 
 

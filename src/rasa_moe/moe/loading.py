@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -32,7 +32,7 @@ def load_model(
     trust_remote_code: bool = False,
     revision: str | None = None,
     shards: int = 1,
-    expert_parallel: bool = False,
+    parallel: Literal["fsdp", "ep", "tp"] = "fsdp",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a mixture-of-experts model in eval mode together with its tokenizer (left padding).
 
@@ -43,10 +43,10 @@ def load_model(
         device: "auto" (CUDA when present, else CPU) or a torch device.
         trust_remote_code: Whether code shipped with the model may run.
         revision: Branch, tag or commit of a Hugging Face repository.
-        shards: Processes that hold the weights together (FSDP2), all of those that torchrun started; 1 loads
-            the whole model here.
-        expert_parallel: With shards, send tokens to the processes that own their experts; without it the
-            experts are gathered.
+        shards: Processes that hold the weights together, all of those that torchrun started; 1 loads the
+            whole model here.
+        parallel: How shards work together: "fsdp" gathers weights to use them, "ep" does so but sends tokens
+            to the processes that own their experts, "tp" has every process compute a piece of every layer.
 
     Raises:
         ModelError: The model is missing, dense, of a refused family, or its tokenizer has no chat template.
@@ -70,11 +70,11 @@ def load_model(
     tokenizer = load_tokenizer(path, shown=str(name_or_path), options=options)
     options["dtype"] = _DTYPES.get(str(dtype), dtype)
     if shards > 1:
+        _require_plan(text_config, shards=shards, parallel=parallel, shown=str(name_or_path))
+        sizes = {"fsdp": (shards, 1, 1), "ep": (shards, shards, 1), "tp": (1, 1, shards)}[parallel]
         options["distributed_config"] = DistributedConfig(
-            fsdp_size=shards, ep_size=shards if expert_parallel else 1
+            fsdp_size=sizes[0], ep_size=sizes[1], tp_size=sizes[2]
         )
-        if expert_parallel:
-            _require_plan(text_config, shards=shards, shown=str(name_or_path))
     model = _load_weights(path, shown=str(name_or_path), options=options)
     if shards > 1:
         _settle_shares(model.eval())
@@ -152,14 +152,16 @@ def _load_weights(path: str, *, shown: str, options: dict[str, Any]) -> PreTrain
     return loaded
 
 
-def _require_plan(config: Any, *, shards: int, shown: str) -> None:
-    """Refuse expert parallelism where transformers does not say how, or experts cannot be shared evenly."""
-    plan = getattr(config, "base_model_ep_plan", None) or {}
+def _require_plan(config: Any, *, shards: int, parallel: str, shown: str) -> None:
+    """Refuse a parallelism where transformers does not say how, or experts cannot be cut evenly."""
     num_experts = promised_num_experts(config) or 0
-    if "ep_dispatch_experts" not in plan.values() or num_experts % shards:
+    plans = {"ep": "base_model_ep_plan", "tp": "base_model_tp_plan"}
+    style = {"ep": "ep_dispatch_experts", "tp": "moe_tp_experts"}.get(parallel)
+    plan = getattr(config, plans.get(parallel, ""), None) or {}
+    if style is not None and (style not in plan.values() or (parallel == "ep" and num_experts % shards)):
         raise ModelError(
             f"The experts of '{shown}' ({num_experts} a layer, type '{config.model_type}') cannot be dealt "
-            f"out to {shards} processes; set distributed.sharding: fsdp."
+            f"out to {shards} processes by {parallel}; set distributed.sharding: fsdp."
         )
 
 

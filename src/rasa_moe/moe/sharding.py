@@ -1,4 +1,4 @@
-"""Weights of which every process holds some rows: read them whole, write rows, train shares of rows.
+"""Weights of which every process holds a part: read them whole, write rows, train parts of rows.
 
 Ordinary tensors pass through unchanged, so that callers need not know whether a model is sharded.
 """
@@ -33,13 +33,19 @@ def stored_like(full: Tensor, example: Tensor) -> Tensor:
     """Return a whole tensor the way `example` is stored: as it is, or this process' share of its rows."""
     if not isinstance(example, DTensor):
         return full
-    return distribute_tensor(full.to(example.device), _mesh(example), [Shard(0)], src_data_rank=None)
+    if is_gathered(example):
+        return distribute_tensor(full.to(example.device), _mesh(example), [Shard(0)], src_data_rank=None)
+    share, mesh = _share(full.to(example.device), example), example.device_mesh
+    return DTensor.from_local(share, mesh, example.placements, shape=full.shape, stride=full.stride())
 
 
 @torch.no_grad()
 def write_rows(tensor: Tensor, rows: list[int] | None, values: Tensor) -> None:
     """Write whole `values` into some rows of a tensor, or into all of it when `rows` is None."""
-    if isinstance(tensor, DTensor):
+    if isinstance(tensor, DTensor) and not is_gathered(tensor):
+        local = tensor.to_local()
+        local[slice(None) if rows is None else rows] = _share(values, tensor).to(local.device, local.dtype)
+    elif isinstance(tensor, DTensor):
         local, start = tensor.to_local(), _first_row(tensor)
         inside = range(start, start + len(local))
         wanted = range(tensor.shape[0]) if rows is None else rows
@@ -52,14 +58,25 @@ def write_rows(tensor: Tensor, rows: list[int] | None, values: Tensor) -> None:
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Tell whether this process holds some rows of a tensor only."""
+    """Tell whether this process holds a part of a tensor only."""
     return isinstance(tensor, DTensor)
+
+
+def is_gathered(tensor: Tensor) -> bool:
+    """Tell whether a tensor is held in shares of rows, which are gathered to be used.
+
+    With tensor parallelism each process holds, and uses, a piece of every row instead.
+    """
+    return isinstance(tensor, DTensor) and any(placement.is_shard(0) for placement in tensor.placements)
 
 
 def usable(parameter: nn.Parameter) -> Tensor:
     """Return a parameter's whole rows; gradient reaches every process' share as the mean over processes."""
     if not isinstance(parameter, DTensor):
         return parameter
+    if not is_gathered(parameter):
+        part: Tensor = parameter.to_local()
+        return part
     gathered: Any = parameter.redistribute(placements=[Replicate()])
     full: Tensor = gathered.to_local(grad_placements=[Partial("sum")])
     num_processes = parameter.device_mesh.size()
@@ -107,6 +124,17 @@ def owned_experts(experts: Any, num_experts: int) -> tuple[int, int]:
     if not experts._is_expert_parallel:
         return 0, num_experts
     return _first_row(experts.down_proj), len(experts.down_proj.to_local())
+
+
+def _share(full: Tensor, like: DTensor) -> Tensor:
+    """Return the piece of every row that this process holds of a tensor like `like`."""
+    mesh, (placement,) = like.device_mesh, like.placements
+    dim = int(placement.dim)  # type: ignore[attr-defined]
+    # gate and up stand one after the other in one tensor; each is cut.
+    packed = int(getattr(placement, "split_factor", 1))
+    shape = (*full.shape[:dim], packed, -1, *full.shape[dim + 1 :])
+    parts = full.reshape(shape).chunk(mesh.size(), dim + 1)
+    return parts[mesh.get_local_rank()].flatten(dim, dim + 1).contiguous()
 
 
 def _mesh(tensor: DTensor) -> DeviceMesh:

@@ -21,7 +21,15 @@ from transformers.integrations.moe import ExpertsInterface, _grouped_linear, gro
 
 from rasa_moe.errors import ModelError
 from rasa_moe.moe.layers import ExpertId, MoeMap, expert_tensor_names
-from rasa_moe.moe.sharding import is_sharded, owned_experts, stored_like, usable, whole, write_rows
+from rasa_moe.moe.sharding import (
+    is_gathered,
+    is_sharded,
+    owned_experts,
+    stored_like,
+    usable,
+    whole,
+    write_rows,
+)
 
 _IMPLEMENTATION = "rasa_moe_slices"
 
@@ -35,7 +43,7 @@ class _LayerSlices:
         device = down.device
         self.chosen = torch.tensor(chosen, device=device)
         # Where experts are sharded, each process keeps, trains and steps its share of the chosen rows.
-        self.is_sharded = is_sharded(down)
+        self.is_gathered = is_gathered(down)
         self.base_rows = {
             name: stored_like(whole(tensor)[self.chosen].clone(), tensor) for name, tensor in tensors.items()
         }
@@ -93,7 +101,7 @@ def _slices_forward(
     )
     parts: list[Tensor] = []
     # Shares of rows are gathered by all processes together, whether or not this one has tokens for them.
-    if num_chosen_pairs or slices.is_sharded:
+    if num_chosen_pairs or slices.is_gathered:
         trained = {name: usable(row).to(getattr(self, name).dtype) for name, row in slices.rows.items()}
         rows_P = keys_P[:num_chosen_pairs]
         parts.append(
