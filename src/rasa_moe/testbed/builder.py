@@ -19,7 +19,7 @@ from rasa_moe.files import sha256_file, write_json
 from rasa_moe.progress import Progress, no_progress
 from rasa_moe.testbed.lessons import World
 from rasa_moe.testbed.tokens import build_tokenizer
-from rasa_moe.testbed.train import Recipe, build_model, train
+from rasa_moe.testbed.train import RECIPES, Recipe, build_model, train
 
 MODELS = ("olmoe", "qwen3")
 CARD = "testbed.json"
@@ -42,7 +42,7 @@ def build(
         out: Directory that gets one folder a model.
         models: "olmoe", "qwen3" or both.
         world: Modelling choices; the shipped ones by default.
-        recipe: Training settings; the shipped ones by default.
+        recipe: Training settings for all of them; those of the shipped models by default.
         progress: Called after every step with the sum over models.
 
     Raises:
@@ -58,7 +58,7 @@ def build(
         steps = manager.Queue()
         jobs = [
             pool.submit(
-                build_one, out / name, name, world=world or World(), recipe=recipe or Recipe(), steps=steps
+                build_one, out / name, name, world=world or World(), recipe=recipe or RECIPES[name], steps=steps
             )
             for name in models
         ]
