@@ -58,7 +58,12 @@ def build(
         steps = manager.Queue()
         jobs = [
             pool.submit(
-                build_one, out / name, name, world=world or World(), recipe=recipe or RECIPES[name], steps=steps
+                build_one,
+                out / name,
+                name,
+                world=world or World(),
+                recipe=recipe or RECIPES[name],
+                steps=steps,
             )
             for name in models
         ]
@@ -91,19 +96,20 @@ def build_one(folder: Path, name: str, *, world: World, recipe: Recipe, steps: A
     return folder
 
 
-def _relay(steps: Any, jobs: Sequence[Future[Path]], progress: Progress) -> None:
+def _relay(reports: Any, jobs: Sequence[Future[Path]], progress: Progress) -> None:
     """Pass the workers' steps on until all are done; a failed worker ends it, too."""
     done: dict[tuple[str, str], tuple[int, int]] = {}
     while True:
         try:
-            name, label, number, total = steps.get(timeout=_POLL_SECONDS)
+            name, label, number, total = reports.get(timeout=_POLL_SECONDS)
         except queue.Empty:
             if not wait(jobs, timeout=0).not_done:
                 return
             continue
         done[name, label] = (number, total)
         same = [counts for (_, other), counts in done.items() if other == label]
-        progress(label, sum(count for count, _ in same), total * len(jobs))
+        missing = (len(jobs) - len(same)) * total  # of models that have not begun this stage
+        progress(label, sum(count for count, _ in same), sum(steps for _, steps in same) + missing)
 
 
 def model_path(name: str) -> Path:
