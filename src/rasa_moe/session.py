@@ -9,19 +9,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rasa_moe.config import Config
 from rasa_moe.errors import ConfigError
 from rasa_moe.files import sha256_file, sha256_json
 from rasa_moe.progress import Progress, no_progress
-from rasa_moe.rundir import RunDirectory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from rasa_moe.config import Config
     from rasa_moe.data.source import Source
     from rasa_moe.engines import HttpEngine
     from rasa_moe.judges import Judge
     from rasa_moe.moe.layers import MoeMap
+    from rasa_moe.rundir import RunDirectory
 
 BASE, RASA = "base", "rasa"
 _TESTBED = "testbed"

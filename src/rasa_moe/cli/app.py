@@ -29,7 +29,6 @@ from rasa_moe.cli.work import work
 from rasa_moe.errors import ConfigError, RasaError, RunError, TrainingError
 from rasa_moe.files import disk_full, is_disk_full
 from rasa_moe.run import STAGES
-from rasa_moe.rundir import RunDirectory
 
 _RUNS = Path("runs")
 
@@ -118,7 +117,7 @@ def run(
     Give the same command again, with the same --out, to go on after an interruption.
     """
     from rasa_moe.config import load_config
-    from rasa_moe.rundir import new_run_path
+    from rasa_moe.rundir import RunDirectory, new_run_path
 
     recorded = out_dir / "config.yaml" if out_dir else None
     if config is None and recorded is not None and recorded.is_file():
@@ -138,6 +137,7 @@ def _stage_command(name: str) -> Callable[..., None]:
         run_dir: RunDirArgument,
         again: Annotated[bool, typer.Option("--again", help="Run it even if its files still hold.")] = False,
     ) -> None:
+        from rasa_moe.rundir import RunDirectory
 
         with resumable(name, run_dir):
             work(RunDirectory.open(run_dir), only=name, again=again)
@@ -208,6 +208,7 @@ def export(
     """Write the repaired model as an ordinary checkpoint, with a model card."""
     from rasa_moe.export.card import CARD_FILE, model_card
     from rasa_moe.files import write_text
+    from rasa_moe.rundir import RunDirectory
 
     config = RunDirectory.open(run_dir).config
     try:

@@ -12,7 +12,6 @@ import typer
 from rasa_moe.cli.console import note, resumable, say
 from rasa_moe.cli.work import work
 from rasa_moe.errors import ConfigError, DataError, RunError
-from rasa_moe.rundir import RunDirectory
 from rasa_moe.session import RASA
 
 FAILED = 3
@@ -64,6 +63,8 @@ def command(
     if run_dir is not None:
         if base or tuned or pairs:
             raise ConfigError("Give either a run directory or --base, --tuned and --pairs, not both.")
+        from rasa_moe.rundir import RunDirectory
+
         with resumable("audit", run_dir):
             work(RunDirectory.open(run_dir), only="audit", again=again)
         verdicts = _show(run_dir / "audit.json")

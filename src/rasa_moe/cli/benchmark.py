@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rasa_moe.cli.console import note, out, plain, quiet_loading, resumable, say
 from rasa_moe.cli.work import work
-from rasa_moe.rundir import RunDirectory
+
+if TYPE_CHECKING:
+    from rasa_moe.rundir import RunDirectory
 
 
 def command(
@@ -32,6 +34,7 @@ def command(
     from rasa_moe.benchmarks.tasks import parse_tasks
     from rasa_moe.cli.bars import Bars
     from rasa_moe.files import write_json
+    from rasa_moe.rundir import RunDirectory
     from rasa_moe.session import Session
 
     chosen = parse_tasks(tasks)

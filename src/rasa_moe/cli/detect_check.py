@@ -13,7 +13,6 @@ import typer
 from rasa_moe.cli.console import quiet_loading, resumable, say
 from rasa_moe.cli.work import work
 from rasa_moe.errors import RunError
-from rasa_moe.rundir import RunDirectory
 
 
 def command(
@@ -24,6 +23,7 @@ def command(
     from rasa_moe.cli.bars import Bars
     from rasa_moe.detect.checking import QUICK, Effort, check_detection
     from rasa_moe.files import write_json, write_text
+    from rasa_moe.rundir import RunDirectory
     from rasa_moe.session import Session
 
     directory = RunDirectory.open(run_dir)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rasa_moe.cli.console import out, plain, quiet_loading, resumable, say
 from rasa_moe.cli.work import work
 from rasa_moe.errors import ConfigError
-from rasa_moe.rundir import RunDirectory
+
+if TYPE_CHECKING:
+    from rasa_moe.rundir import RunDirectory
 
 NAMES = ("silencing", "steering", "routes", "prefill", "suffix", "retuning", "combined", "sampling")
 
@@ -28,6 +30,7 @@ def command(
     from rasa_moe.cli.bars import Bars
     from rasa_moe.files import write_json, write_text
     from rasa_moe.reattack.stage import attack_run
+    from rasa_moe.rundir import RunDirectory
     from rasa_moe.session import Session
 
     _check(attacks or ())

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rasa_moe.cli.console import quiet_loading
-from rasa_moe.rundir import RunDirectory
+
+if TYPE_CHECKING:
+    from rasa_moe.rundir import RunDirectory
 
 
 def work(directory: RunDirectory, *, only: str | None = None, again: bool = False) -> None:
