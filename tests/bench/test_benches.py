@@ -46,7 +46,9 @@ def test_the_loop_over_tokens_counts_what_detect_counts() -> None:
     with torch.inference_mode():
         batched = routing.rates_batched(model, moe, ids)
         looped = routing.rates_by_loop(routing.chosen_one_by_one(model, moe, ids), dimensions)
+        scattered = routing.rates_by_scatter(routing.chosen_experts(model, moe, ids), dimensions)
     torch.testing.assert_close(batched, looped)
+    torch.testing.assert_close(batched, scattered)
     assert float(batched.std()) > 0
 
 
