@@ -102,7 +102,8 @@ def check_detection(
     anchors = _rates(session, [(pair.anchor, pair.anchor_answer) for pair in pairs], span=span)
     control, num_control = _format_control(session, pairs, span=span, limit=effort.goals, progress=progress)
     delta = activation_discrepancy(jailbreaks, anchors)
-    discounted = session.config.detect.anchor_weight * anchors  # what the selection ranks by
+    discounted = session.config.detect.anchor_weight * anchors
+    score = activation_discrepancy(jailbreaks, discounted)  # what the selection ranks by
     budget = len(selected)
     by_format = select_experts(control, budget=budget)
     p_values = checks.swap_p_values(
@@ -115,21 +116,10 @@ def check_detection(
         "rank_correlation": checks.rank_correlation(delta, control),
         "pairs": num_control,
         "kept_without_format": checks.overlap(
-            selected, select_experts(delta - control, budget=budget), num_experts=delta.numel()
+            selected, select_experts(score - control, budget=budget), num_experts=delta.numel()
         ).common,
     }
-    options: dict[str, Any] = {"budget": budget, "goals": goals}
-    stability = {
-        "resampled": asdict(
-            checks.resampled_stability(
-                jailbreaks, discounted, **options, resamples=effort.resamples, seed=seed
-            )
-        ),
-        "halves": asdict(
-            checks.stability_across_seeds(jailbreaks, discounted, **options, seeds=range(effort.halvings))
-        ),
-        "by_chance": budget / (2 * delta.numel() - budget),
-    }
+    stability = _stability(jailbreaks, discounted, goals=goals, budget=budget, effort=effort, seed=seed)
     passing = q_values < Q_LIMIT
     discovery = {
         "q_limit": Q_LIMIT,
@@ -165,6 +155,29 @@ def check_detection(
         ),
         sentences=tuple(_sentences(budget, formats, stability, discovery, tests)),
     )
+
+
+def _stability(
+    jailbreaks: Tensor,
+    discounted: Tensor,
+    *,
+    goals: Sequence[str],
+    budget: int,
+    effort: Effort,
+    seed: int,
+) -> dict[str, Any]:
+    """Return the Jaccard indices of the selection under resampling, of halves of the goals, and by chance."""
+    options: dict[str, Any] = {"budget": budget, "goals": goals}
+    resampled = checks.resampled_stability(
+        jailbreaks, discounted, **options, resamples=effort.resamples, seed=seed
+    )
+    halves = checks.stability_across_seeds(jailbreaks, discounted, **options, seeds=range(effort.halvings))
+    num_experts = jailbreaks[0].numel()
+    return {
+        "resampled": asdict(resampled),
+        "halves": asdict(halves),
+        "by_chance": budget / (2 * num_experts - budget),
+    }
 
 
 def _rates(session: Session, chats: Sequence[tuple[Any, str]], *, span: str) -> Tensor:
