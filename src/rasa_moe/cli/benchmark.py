@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from rasa_moe.cli.console import note, out, plain, quiet_loading, resumable, say
-from rasa_moe.cli.work import work
+from rasa_moe.cli.work import require_finished, work
 
-if TYPE_CHECKING:
-    from rasa_moe.rundir import RunDirectory
+_NEEDED = ("pairs.jsonl", "expert_scores.csv", "patch/", "evaluation.json")
 
 
 def command(
@@ -41,7 +40,7 @@ def command(
     if any(task.form != "suite" for task in chosen):
         require_harness()
     directory = RunDirectory.open(run_dir)
-    _require_finished(directory)
+    require_finished(directory, _NEEDED)
     quiet_loading()
     with resumable("benchmark", run_dir), Bars() as bars, directory.locked():
         session = Session(directory, progress=bars)
@@ -60,16 +59,6 @@ def command(
     for line in result.notes:
         note(line)
     say(f"Report: {run_dir / 'report.html'}")
-
-
-def _require_finished(directory: RunDirectory) -> None:
-    from rasa_moe.errors import RunError
-
-    missing = directory.missing(("pairs.jsonl", "expert_scores.csv", "patch/", "evaluation.json"))
-    if missing:
-        raise RunError(
-            f"{directory.path} has no {missing}; finish it with: rasa-moe run --out {directory.path}"
-        )
 
 
 def _table(result: dict[str, Any]) -> Any:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from rasa_moe.cli.console import out, plain, quiet_loading, resumable, say
-from rasa_moe.cli.work import work
+from rasa_moe.cli.work import require_finished, work
 from rasa_moe.errors import ConfigError
 
-if TYPE_CHECKING:
-    from rasa_moe.rundir import RunDirectory
-
+_NEEDED = ("pairs.jsonl", "expert_scores.csv", "patch/", "evaluation.json", "generations/")
 NAMES = ("silencing", "steering", "routes", "prefill", "suffix", "retuning", "combined", "sampling")
 
 
@@ -38,7 +36,7 @@ def command(
     quiet_loading()
     with resumable("reattack", run_dir), Bars() as bars, directory.locked():
         session = Session(directory, progress=bars)
-        _require_finished(directory)
+        require_finished(directory, _NEEDED)
         session.prepare()
         result = attack_run(session, names=attacks or (), quick=quick, progress=bars)
         write_json(run_dir / "reattack.json", result.to_json())
@@ -57,17 +55,6 @@ def _check(names: Any) -> None:
             nearest = difflib.get_close_matches(name, NAMES, n=1)
             hint = f"did you mean {nearest[0]}?" if nearest else f"choose among {', '.join(NAMES)}."
             raise ConfigError(f"There is no attack '{name}'; {hint}")
-
-
-def _require_finished(directory: RunDirectory) -> None:
-    from rasa_moe.errors import RunError
-
-    needed = ("pairs.jsonl", "expert_scores.csv", "patch/", "evaluation.json", "generations/")
-    missing = directory.missing(needed)
-    if missing:
-        raise RunError(
-            f"{directory.path} has no {missing}; finish it with: rasa-moe run --out {directory.path}"
-        )
 
 
 def _table(result: dict[str, Any]) -> Any:

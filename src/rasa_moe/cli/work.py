@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rasa_moe.cli.console import quiet_loading
@@ -20,3 +21,18 @@ def work(directory: RunDirectory, *, only: str | None = None, again: bool = Fals
         quiet_loading()
     with Bars() as bars:
         run_stages(Session(directory, progress=bars), only=only, again=again, on_event=bars.on_event)
+
+
+def require_finished(directory: RunDirectory, needed: Sequence[str]) -> None:
+    """Refuse a run directory that lacks files which a verb reads.
+
+    Raises:
+        RunError: One is missing; the sentence says how to finish the run.
+    """
+    from rasa_moe.errors import RunError
+
+    missing = directory.missing(tuple(needed))
+    if missing:
+        raise RunError(
+            f"{directory.path} has no {missing}; finish it with: rasa-moe run --out {directory.path}"
+        )
