@@ -1,15 +1,15 @@
 """The configuration of a run: one schema, read from YAML, written back with its descriptions as comments."""
 
 from rasa_moe.config.load import differences, load_config
-from rasa_moe.config.schema import (
+from rasa_moe.config.rivals import FullConfig
+from rasa_moe.config.schema import Config
+from rasa_moe.config.stages import (
     AlignConfig,
     AuditConfig,
     CollectConfig,
-    Config,
     DataConfig,
     DetectConfig,
     EvaluateConfig,
-    FullConfig,
 )
 from rasa_moe.config.text import config_text
 

@@ -1,0 +1,93 @@
+"""Settings of the methods that a run compares with, each used when compare names it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from rasa_moe.config.fields import Count, Positive, Section
+
+
+class FullConfig(Section):
+    """Set full fine-tuning, the rival that the audit is about."""
+
+    epochs: Count = Field(3, description="Epochs over the same pairs and harmless conversations.")
+    lr: Positive = Field(1e-4, description="Learning rate of every weight.")
+
+
+class LoraSettings(Section):
+    """Set low-rank adapters on attention and routed experts, merged when training ends."""
+
+    epochs: Count = Field(3, description="Epochs over the same pairs and harmless conversations.")
+    lr: Positive = Field(1e-3, description="Learning rate of the adapters.")
+    rank: Count = Field(8, description="Rank of every adapter.")
+    alpha: Positive = Field(16.0, description="Scale of the adapters: alpha / rank.")
+
+
+class ExpertsOnlySettings(Section):
+    """Set the training of all experts and nothing else."""
+
+    epochs: Count = Field(3, description="Epochs over the same pairs and harmless conversations.")
+    lr: Positive = Field(2e-4, description="Learning rate of every expert.")
+
+
+class RoutersOnlySettings(Section):
+    """Set the training of all routers and nothing else, with the supervised loss."""
+
+    epochs: Count = Field(3, description="Epochs over the same pairs and harmless conversations.")
+    lr: Positive = Field(1e-3, description="Learning rate of every router.")
+
+
+class AffinitySettings(Section):
+    """Set the training of the experts that jailbreaks use most, as many as detect.budget selects."""
+
+    epochs: Count = Field(3, description="Epochs over the same pairs and harmless conversations.")
+    lr: Positive = Field(5e-4, description="Learning rate of those experts.")
+
+
+class SteeringSettings(Section):
+    """Set router steering at inference; no weight changes."""
+
+    share: Annotated[float, Field(gt=0, le=0.5, strict=True)] = Field(
+        0.125, description="Share of all experts to suppress, and again to promote."
+    )
+    strength: Positive = Field(2.0, description="What is added to or taken from a router's logits.")
+
+
+class RouterKlSettings(Section):
+    """Set full fine-tuning that holds the routing of the last prompt token near the refused request's."""
+
+    epochs: Count = Field(3, description="Epochs over the same pairs and harmless conversations.")
+    lr: Positive = Field(1e-4, description="Learning rate of every weight.")
+    kl_weight: Positive = Field(1.0, description="Weight of the routing divergence beside the other loss.")
+
+
+class ReroutingSettings(Section):
+    """Set representation rerouting: hidden states of harmful answers leave those of the base model."""
+
+    epochs: Count = Field(3, description="Epochs over the same pairs and harmless conversations.")
+    lr: Positive = Field(1e-4, description="Learning rate of every weight.")
+    weight: Positive = Field(
+        10.0, description="Weight of both losses; it moves from rerouting to retaining in training."
+    )
+
+
+class RivalsConfig(Section):
+    """Set the rival methods, each used when compare names it."""
+
+    lora: LoraSettings = Field(LoraSettings(), description="lora: low-rank adapters (needs peft).")
+    experts_only: ExpertsOnlySettings = Field(ExpertsOnlySettings(), description="experts_only: all experts.")
+    routers_only: RoutersOnlySettings = Field(RoutersOnlySettings(), description="routers_only: all routers.")
+    affinity_experts: AffinitySettings = Field(
+        AffinitySettings(), description="affinity_experts: the experts that jailbreaks use most."
+    )
+    steering: SteeringSettings = Field(
+        SteeringSettings(), description="steering: promote and suppress experts while answering."
+    )
+    router_kl: RouterKlSettings = Field(
+        RouterKlSettings(), description="router_kl: full fine-tuning, routing of the last prompt token held."
+    )
+    rerouting: ReroutingSettings = Field(
+        ReroutingSettings(), description="rerouting: hidden states of harmful answers pushed away."
+    )
