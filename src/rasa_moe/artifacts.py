@@ -34,6 +34,7 @@ SCORE_COLUMNS = (
     "p_anchor",
     "selected",
     "selection_probability",
+    "score",
 )
 
 
@@ -61,16 +62,23 @@ def write_detection(folder: Path, detection: Detection, moe: MoeMap, *, model: s
         writer.writerow(SCORE_COLUMNS)
         for expert in moe.expert_ids():
             place = (moe.row_of(expert.layer), expert.expert)
-            scores = (
+            before = (
                 detection.delta,
                 detection.interval.low,
                 detection.interval.high,
                 detection.jailbreak_rates,
                 detection.anchor_rates,
             )
-            numbers = [float(score[place]) for score in scores]
-            probability = float(detection.interval.selection_probability[place])
-            writer.writerow([expert.layer, expert.expert, *numbers, int(expert in chosen), probability])
+            after = (detection.interval.selection_probability, detection.score)
+            writer.writerow(
+                [
+                    expert.layer,
+                    expert.expert,
+                    *(float(table[place]) for table in before),
+                    int(expert in chosen),
+                    *(float(table[place]) for table in after),
+                ]
+            )
     write_json(
         folder / "experts.json",
         {
@@ -81,7 +89,12 @@ def write_detection(folder: Path, detection: Detection, moe: MoeMap, *, model: s
             "layers": [layer.index for layer in moe.layers],
             "span": span,
             "budget": len(detection.experts),
+            "anchor_weight": detection.anchor_weight,
             "experts": [[expert.layer, expert.expert] for expert in detection.experts],
+            "scores": [
+                float(detection.score[moe.row_of(expert.layer), expert.expert])
+                for expert in detection.experts
+            ],
         },
     )
 

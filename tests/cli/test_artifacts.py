@@ -59,6 +59,8 @@ def test_the_selection_and_the_scores(tmp_path: Path) -> None:
     delta = torch.arange(6, dtype=torch.float64).reshape(2, 3) / 7
     detection = Detection(
         delta=delta,
+        score=delta + 4,
+        anchor_weight=0.5,
         interval=DiscrepancyInterval(low=delta - 1, high=delta + 1, selection_probability=delta / 2),
         jailbreak_rates=delta + 2,
         anchor_rates=delta + 3,
@@ -73,6 +75,9 @@ def test_the_selection_and_the_scores(tmp_path: Path) -> None:
     last = lines[-1]
     assert float(last["aad"]) == 5 / 7 and float(last["p_anchor"]) == 5 / 7 + 3
     assert float(last["ci_low"]) == 5 / 7 - 1 and float(last["selection_probability"]) == 5 / 14
+    assert float(last["score"]) == 5 / 7 + 4
+    selection = json.loads((tmp_path / "experts.json").read_text())
+    assert selection["anchor_weight"] == 0.5 and selection["scores"] == [5 / 7 + 4, 4.0]
 
 
 def test_the_weights_of_a_rival(tmp_path: Path) -> None:

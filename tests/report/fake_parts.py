@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Sequence
 
+ANCHOR_WEIGHT = 0.5
 ROUNDS = 3
 STEPS = 30
 
@@ -37,13 +38,16 @@ def expert_scores(*, num_layers: int, num_experts: int, noise: random.Random) ->
         for expert in range(num_experts):
             value = noise.gauss(0, spread) + 0.15 * (noise.random() < 0.06)
             aad[at + 1, expert] = max(-0.45, min(0.45, value))
+    anchors = {
+        key: min(0.5, 0.02 + abs(noise.gauss(0.12, 0.06)) + max(0.0, -value)) for key, value in aad.items()
+    }
+    score = {key: value + (1 - ANCHOR_WEIGHT) * anchors[key] for key, value in aad.items()}
     budget = max(1, round(len(aad) / 8))
-    chosen = set(sorted(aad, key=lambda key: (-aad[key], key))[:budget])
-    return [_score(key, value, key in chosen, noise) for key, value in aad.items()]
+    chosen = set(sorted(aad, key=lambda key: (-score[key], key))[:budget])
+    return [_line(key, value, anchors[key], score[key], key in chosen) for key, value in aad.items()]
 
 
-def _score(key: tuple[int, int], aad: float, is_chosen: bool, noise: random.Random) -> dict[str, str]:
-    anchor = min(0.5, 0.02 + abs(noise.gauss(0.12, 0.06)) + max(0.0, -aad))
+def _line(key: tuple[int, int], aad: float, anchor: float, score: float, is_chosen: bool) -> dict[str, str]:
     often = min(1.0, 0.7 + aad * 2) if is_chosen else max(0.0, 0.2 + aad)
     return {
         "layer": str(key[0]),
@@ -55,6 +59,7 @@ def _score(key: tuple[int, int], aad: float, is_chosen: bool, noise: random.Rand
         "p_anchor": f"{anchor:.5f}",
         "selected": str(int(is_chosen)),
         "selection_probability": f"{often:.3f}",
+        "score": f"{score:.5f}",
     }
 
 
@@ -70,6 +75,7 @@ def experts(scores: Sequence[dict[str, str]], *, num_experts: int) -> dict[str, 
         "layers": layers,
         "span": "response",
         "budget": len(chosen),
+        "anchor_weight": ANCHOR_WEIGHT,
         "experts": chosen,
     }
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rasa_moe.report.curves import MOST_POINTS, Line, line_chart, nice_ticks, shorten, shortened_position
-from rasa_moe.report.heatmap import expert_heatmap, expert_table, selection_words
+from rasa_moe.report.heatmap import expert_heatmap, expert_table
 from rasa_moe.report.load import load_experts
 from rasa_moe.report.load_training import load_training
 from rasa_moe.report.numbers import Estimate
+from rasa_moe.report.selection import ranking_words, selection_words
 from rasa_moe.report.strips import Lane, Scale, strip, style_of
 from rasa_moe.report.swaps import audit_line
 from rasa_moe.report.training import training_part
@@ -85,10 +88,54 @@ def test_heatmap_draws_every_expert_and_outlines_the_selected(tmp_path: Path) ->
     assert selection_words(experts).startswith("3 of 24 routed experts were selected for repair (12.5%)")
 
 
+def _edit_selection(run: Path, **values: object) -> None:
+    record = json.loads((run / "experts.json").read_text())
+    write_text(run / "experts.json", json.dumps({**record, **values}))
+
+
+def test_the_page_says_what_experts_were_ranked_by(tmp_path: Path) -> None:
+    """One of two selected experts is active on refusals as well: AAD alone would take another."""
+    run = write_fake_run(tmp_path, FakeRun(num_layers=1, num_experts=4))
+    head = (run / "expert_scores.csv").read_text().splitlines()[0]
+    rates = [(1.0, 1.0, 1), (0.6, 0.0, 1), (0.4, 0.2, 0), (0.1, 0.0, 0)]
+    lines = [
+        f"1,{at},{adv - anchor},-1,1,{adv},{anchor},{chosen},1,{adv - 0.5 * anchor}"
+        for at, (adv, anchor, chosen) in enumerate(rates)
+    ]
+    write_text(run / "expert_scores.csv", "\n".join([head, *lines]) + "\n")
+    _edit_selection(run, experts=[[1, 1], [1, 0]], anchor_weight=0.5)
+    experts = load_experts(run)
+    words = ranking_words(experts)
+    assert "minus 0.5 \u00d7" in words
+    assert "last one selected scores +0.500, the best one not selected +0.300" in words
+    assert "AAD alone would have selected 1 of these 2" in words
+    tied = replace(experts, scores=tuple(replace(one, score=0.5) for one in experts.scores))
+    assert "scores +0.500, and so does the best one not selected" in ranking_words(tied)
+    assert "L1.E1: score +0.600, AAD +0.600" in selection_words(experts)
+    assert "L1.E2, not selected. Score +0.300; AAD +0.200" in str(expert_heatmap(experts))
+    listed = str(expert_table(experts))
+    assert "Score" in listed and listed.index("L1.E1") < listed.index("L1.E0")
+
+
+def test_runs_that_ranked_by_aad_or_do_not_say_show_no_score(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path, FakeRun(num_layers=2, num_experts=4))
+    _edit_selection(run, anchor_weight=1)
+    by_aad = load_experts(run)
+    assert ranking_words(by_aad) == "The experts were ranked by AAD."
+    assert "Score" not in str(expert_table(by_aad)) + str(expert_heatmap(by_aad))
+    # As releases before this one wrote it: neither the weight nor the column of scores.
+    _edit_selection(run, anchor_weight=None)
+    lines = (run / "expert_scores.csv").read_text().splitlines()
+    write_text(run / "expert_scores.csv", "\n".join(line.rpartition(",")[0] for line in lines) + "\n")
+    old = load_experts(run)
+    assert (old.scores[0].score, ranking_words(old)) == (None, "")
+    assert "Score" not in str(expert_table(old)) + str(expert_heatmap(old))
+
+
 def test_a_heatmap_without_differences_or_selection_still_draws(tmp_path: Path) -> None:
     run = write_fake_run(tmp_path, FakeRun(num_layers=1, num_experts=2))
     head = (run / "expert_scores.csv").read_text().splitlines()[0]
-    write_text(run / "expert_scores.csv", f"{head}\n1,0,0,0,0,0.5,0.5,0,0\n1,1,0,0,0,0.5,0.5,0,0\n")
+    write_text(run / "expert_scores.csv", f"{head}\n1,0,0,0,0,0.5,0.5,0,0,0.25\n1,1,0,0,0,0.5,0.5,0,0,0.25\n")
     text = (run / "experts.json").read_text()
     write_text(run / "experts.json", re.sub(r'"experts": \[.*\]', '"experts": []', text, flags=re.DOTALL))
     experts = load_experts(run)

@@ -135,14 +135,21 @@ BROKEN = {
         "expert_scores.csv, line 1: no column 'aad'",
     ),
     "no number": (
-        edit_line("expert_scores.csv", 5, "1,3,x,0,0,0,0,0,0"),
+        edit_line("expert_scores.csv", 5, "1,3,x,0,0,0,0,0,0,0"),
         "csv, line 5: 'aad' should be a number",
     ),
     "short row": (
         edit_line("expert_scores.csv", 5, "1,3"),
         "expert_scores.csv, line 5: 'aad' should be a number",
     ),
-    "an expert twice": (edit_line("expert_scores.csv", 5, "1,2,0,0,0,0,0,0,0"), "has 96 rows of 95 of them"),
+    "no score": (
+        edit_line("expert_scores.csv", 5, "1,3,0,0,0,0,0,0,0"),
+        "csv, line 5: 'score' should be a number",
+    ),
+    "an expert twice": (
+        edit_line("expert_scores.csv", 5, "1,2,0,0,0,0,0,0,0,0"),
+        "has 96 rows of 95 of them",
+    ),
     "files of two runs": (
         edit("experts.json", lambda v: v.update(experts=[[1, 0]])),
         "are not the rows with selected",

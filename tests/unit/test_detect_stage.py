@@ -92,6 +92,8 @@ def test_experts_are_ranked_by_jailbreaks_less_weighted_anchors(
 ) -> None:
     found = run(model, moe, budget=3, anchor_weight=weight)
     score = found.jailbreak_rates - weight * found.anchor_rates
+    assert found.anchor_weight == weight
+    torch.testing.assert_close(found.score, score, atol=1e-6, rtol=0)
     values = [float(score[expert.layer, expert.expert]) for expert in found.experts]
     assert values == pytest.approx(sorted(score.flatten().tolist(), reverse=True)[:3])
     torch.testing.assert_close(found.delta, found.jailbreak_rates - found.anchor_rates)

@@ -31,6 +31,8 @@ class Detection:
 
     Attributes:
         delta: (L,E) float64, AAD of every expert.
+        score: (L,E) float64, what the experts were ranked by: AAD with the plain requests weighted.
+        anchor_weight: That weight; 1 makes the score AAD.
         interval: What resampling the goals says about it.
         jailbreak_rates: (L,E) float64, mean activation rate on the jailbreaks.
         anchor_rates: (L,E) float64, the same on the plain requests.
@@ -38,6 +40,8 @@ class Detection:
     """
 
     delta: Tensor
+    score: Tensor
+    anchor_weight: float
     interval: DiscrepancyInterval
     jailbreak_rates: Tensor
     anchor_rates: Tensor
@@ -80,7 +84,6 @@ def detect(
     )
     jailbreak_rates, anchor_rates = rates[: len(pairs)], rates[len(pairs) :]
     budget = expert_budget(config, num_experts=moe.num_layers * moe.num_experts)
-    delta = activation_discrepancy(jailbreak_rates, anchor_rates)
     score = selection_score(jailbreak_rates, anchor_rates, anchor_weight=config.anchor_weight)
     chosen = select_experts(score, budget=budget, threshold=config.threshold)
     if not chosen:
@@ -99,7 +102,9 @@ def detect(
         seed=seed,
     )
     return Detection(
-        delta=delta,
+        delta=activation_discrepancy(jailbreak_rates, anchor_rates),
+        score=score,
+        anchor_weight=config.anchor_weight,
         interval=interval,
         jailbreak_rates=jailbreak_rates.double().mean(dim=0),
         anchor_rates=anchor_rates.double().mean(dim=0),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rasa_moe.report.markup import Html, disclosure, el, scroll_box, table
 from rasa_moe.report.numbers import percent, signed, whole
-from rasa_moe.report.records import Experts, ExpertScore
+from rasa_moe.report.selection import Experts, ExpertScore
 
 WIDEST = 850
 ROW_HEIGHT = 20
@@ -26,6 +26,7 @@ def expert_heatmap(experts: Experts) -> Html:
     Returns:
         Legend and chart in a box that scrolls sideways when needed.
     """
+    shows_score = experts.differs_from_aad
     largest = max((abs(score.aad) for score in experts.scores), default=0.0) or 1.0
     cell = max(9, min(34, WIDEST // max(experts.num_experts, 1)))
     height = HEAD + ROW_HEIGHT * len(experts.layers)
@@ -37,7 +38,10 @@ def expert_heatmap(experts: Experts) -> Html:
     picture = el(
         "svg",
         *_expert_numbers(experts.num_experts, cell),
-        *(_cell(score, y=tops[score.layer], width=cell, largest=largest) for score in experts.scores),
+        *(
+            _cell(score, y=tops[score.layer], width=cell, largest=largest, shows_score=shows_score)
+            for score in experts.scores
+        ),
         *(_outline(score, y=tops[score.layer], width=cell) for score in experts.selected),
         width=cell * experts.num_experts + 2,
         height=height + 2,
@@ -52,30 +56,41 @@ def expert_heatmap(experts: Experts) -> Html:
 
 
 def expert_table(experts: Experts) -> Html:
-    """List the selected experts with their numbers, the largest AAD first."""
-    ordered = sorted(experts.selected, key=lambda score: (-score.aad, score.layer, score.expert))
+    """List the selected experts with their numbers, the first one ranked first."""
+    shows_score = experts.differs_from_aad
     rows = [
         (
             f"L{score.layer}.E{score.expert}",
+            *([signed(score.rank_by)] if shows_score else []),
             signed(score.aad),
             f"{signed(score.low)} to {signed(score.high)}",
             percent(score.p_jailbreak),
             percent(score.p_anchor),
             percent(score.selection_probability),
         )
-        for score in ordered
+        for score in experts.ranked
+        if score.is_selected
     ]
-    head = ("Expert", "AAD", "95% interval", "Active on jailbreaks", "Active on anchors", "Selected again")
+    head = (
+        "Expert",
+        *(["Score"] if shows_score else []),
+        "AAD",
+        "95% interval of AAD",
+        "Active on jailbreaks",
+        "Active on anchors",
+        "Selected again",
+    )
     caption = "\u201cSelected again\u201d: share of bootstrap resamples in which the expert is chosen."
     return disclosure(
         f"The {whole(len(rows))} selected experts as a table", table(head, rows, caption=caption)
     )
 
 
-def _cell(score: ExpertScore, *, y: int, width: int, largest: float) -> Html:
+def _cell(score: ExpertScore, *, y: int, width: int, largest: float, shows_score: bool) -> Html:
     state = "selected" if score.is_selected else "not selected"
+    ranked = f"Score {signed(score.rank_by)}; " if shows_score else ""
     title = (
-        f"L{score.layer}.E{score.expert}, {state}. AAD {signed(score.aad)} ({signed(score.low)} to "
+        f"L{score.layer}.E{score.expert}, {state}. {ranked}AAD {signed(score.aad)} ({signed(score.low)} to "
         f"{signed(score.high)}); "
         f"active on {percent(score.p_jailbreak)} of jailbreak tokens, {percent(score.p_anchor)} of anchor "
         "tokens"
@@ -163,26 +178,3 @@ def _legend(largest: float) -> Html:
         el("span", sample, " selected for repair", class_="key"),
         class_="ramp-legend",
     )
-
-
-def selection_words(experts: Experts) -> str:
-    """Say how many experts were selected, and how sure that choice is."""
-    total, chosen = len(experts.scores), experts.selected
-    start = f"{whole(len(chosen))} of {whole(total)} routed experts were selected for repair"
-    if not chosen:
-        return f"{start}: none stands out by the threshold that was set."
-    sure = sum(score.low > 0 for score in chosen)
-    steady = sum(score.selection_probability >= 0.9 for score in chosen)
-    strongest = max(chosen, key=lambda score: score.aad)
-    return (
-        f"{start} ({100 * len(chosen) / total:.1f}%). For {whole(sure)} of them the interval of AAD lies "
-        "above zero; "
-        f"{whole(steady)} are chosen again in at least 90% of the resamples. The strongest is "
-        f"L{strongest.layer}.E{strongest.expert} with {signed(strongest.aad)} "
-        f"({_signed_interval(strongest)})."
-    )
-
-
-def _signed_interval(score: ExpertScore) -> str:
-    """Return the interval of AAD in words."""
-    return f"{signed(score.low)} to {signed(score.high)}"

@@ -15,14 +15,13 @@ from rasa_moe.report.load_training import load_audit, load_training
 from rasa_moe.report.reading import Record, read_csv, read_json, read_json_lines, read_text, remedy
 from rasa_moe.report.records import (
     Evaluation,
-    Experts,
-    ExpertScore,
     Generation,
     MeanResult,
     PairedResult,
     Run,
     SuiteResult,
 )
+from rasa_moe.report.selection import Experts, ExpertScore
 from rasa_moe.report.vocabulary import KINDS
 
 SCORE_COLUMNS = (
@@ -180,7 +179,8 @@ def load_experts(directory: Path) -> Experts:
     """Read experts.json and expert_scores.csv and check that they speak of the same experts."""
     record = read_json(directory / "experts.json")
     layers, num_experts = record.counts("layers"), record.count("num_experts")
-    scores = tuple(_expert_score(row) for row in read_csv(directory / "expert_scores.csv", SCORE_COLUMNS))
+    rows = read_csv(directory / "expert_scores.csv", SCORE_COLUMNS, optional=("score",))
+    scores = tuple(_expert_score(row) for row in rows)
     expected = {(layer, expert) for layer in layers for expert in range(num_experts)}
     found = [(score.layer, score.expert) for score in scores]
     if set(found) != expected or len(found) != len(expected):
@@ -198,6 +198,7 @@ def load_experts(directory: Path) -> Experts:
         num_experts=num_experts,
         top_k=record.count("top_k"),
         span=record.text("span", default=""),
+        anchor_weight=record.optional_number("anchor_weight", low=0),
         scores=scores,
     )
 
@@ -213,6 +214,7 @@ def _expert_score(row: Record) -> ExpertScore:
         p_anchor=row.number("p_anchor", low=0, high=1),
         is_selected=row.number("selected", low=0, high=1) == 1,
         selection_probability=row.number("selection_probability", low=0, high=1),
+        score=row.number("score") if "score" in row.values else None,
     )
 
 

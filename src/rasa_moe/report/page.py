@@ -11,12 +11,13 @@ from rasa_moe.report.benchmarks import benchmarks_part
 from rasa_moe.report.closing import limits_part, reproduce_part
 from rasa_moe.report.detection import detection_part
 from rasa_moe.report.examples import examples_part, silence_caution
-from rasa_moe.report.heatmap import expert_heatmap, expert_table, selection_words
+from rasa_moe.report.heatmap import expert_heatmap, expert_table
 from rasa_moe.report.markup import Html, el, join
 from rasa_moe.report.numbers import whole
 from rasa_moe.report.reattack import reattack_part
 from rasa_moe.report.records import Run
 from rasa_moe.report.results import headline_table, suite_charts, verdict_block
+from rasa_moe.report.selection import ranking_words, selection_words
 from rasa_moe.report.swaps import audit_line, audit_part
 from rasa_moe.report.training import training_part
 
@@ -86,6 +87,7 @@ def _experts(run: Run) -> Html:
         (
             el("p", about, class_="note"),
             el("p", selection_words(run.experts)),
+            *(el("p", words) for words in [ranking_words(run.experts)] if words),
             expert_heatmap(run.experts),
             expert_table(run.experts),
         )

@@ -173,15 +173,16 @@ def read_json_lines(path: Path) -> Iterator[Record]:
         yield _as_record(value, place, remedy(path))
 
 
-def read_csv(path: Path, columns: Sequence[str]) -> Iterator[Record]:
-    """Yield one record a row with every column as a number; RunError when a column is missing."""
+def read_csv(path: Path, columns: Sequence[str], *, optional: Sequence[str] = ()) -> Iterator[Record]:
+    """Yield one record a row with every column as a number; RunError when one of `columns` is missing."""
     reader = csv.DictReader(io.StringIO(read_text(path)))
     missing = [column for column in columns if column not in (reader.fieldnames or ())]
     if missing:
         raise RunError(f"{path}, line 1: no column {', '.join(map(repr, missing))}; {remedy(path)}")
+    present = [column for column in optional if column in (reader.fieldnames or ())]
     for row in reader:
         place = f"{path}, line {reader.line_num}"
-        yield Record({column: _number(row[column]) for column in columns}, place, remedy(path))
+        yield Record({column: _number(row[column]) for column in (*columns, *present)}, place, remedy(path))
 
 
 def _as_record(value: object, where: str, what_to_do: str) -> Record:

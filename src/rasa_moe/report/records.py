@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rasa_moe.report.numbers import Estimate
+from rasa_moe.report.selection import Experts
 from rasa_moe.report.vocabulary import BASE, REPAIRED
 
 
@@ -109,38 +110,6 @@ class Evaluation:
     def is_new_group(self, row: SuiteResult) -> bool:
         """Whether a held-out family belongs to a group of answer openings that was never trained."""
         return row.kind == "attack_held_out" and bool(row.group) and row.group not in self.trained_groups
-
-
-@dataclass(frozen=True)
-class ExpertScore:
-    """AAD of one expert: P(active | jailbreak) - P(active | anchor), with its bootstrap interval."""
-
-    layer: int
-    expert: int
-    aad: float
-    low: float
-    high: float
-    p_jailbreak: float
-    p_anchor: float
-    is_selected: bool
-    selection_probability: float
-
-
-@dataclass(frozen=True)
-class Experts:
-    """experts.json and expert_scores.csv together; layers are decoder layer numbers."""
-
-    model: str
-    layers: tuple[int, ...]
-    num_experts: int
-    top_k: int
-    span: str
-    scores: tuple[ExpertScore, ...]
-
-    @property
-    def selected(self) -> tuple[ExpertScore, ...]:
-        """The experts that were repaired, in the order of the file."""
-        return tuple(score for score in self.scores if score.is_selected)
 
 
 @dataclass(frozen=True)
