@@ -56,7 +56,7 @@ def test_both_forms_of_the_router_step_have_one_loss() -> None:
     model, batch = olmoe(TINY), routers.pairs_batch(TINY, pairs=3, length=12)
     moe = discover(model)
     config = AlignConfig(router_retain_weight=0.0)
-    once = RoutingConsistency(model, moe, [batch], config=config)(batch, 0)[0]
+    once = routers.one_loss(RoutingConsistency(model, moe, [batch], config=config), batch)
     twice = routers.two_forwards(model, moe, batch)
     assert float(once.detach()) > 0
     torch.testing.assert_close(once, twice)

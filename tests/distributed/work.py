@@ -38,7 +38,10 @@ MODELS: dict[str, Callable[[], Any]] = {
 EXPERTS = (ExpertId(0, 1), ExpertId(0, 5), ExpertId(2, 2))
 # Five pairs, two a batch: the last batch has fewer rows than the others, and an odd number of them.
 PAIRS, RETAIN = tiny_pairs(5), tiny_retain(3)
-CONFIG = AlignConfig(rounds=2, batch_size=2, expert_lr=1e-2, router_lr=1e-2, retain_per_pair=1)
+# Two processes need several passes for a step, one process more of them.
+CONFIG = AlignConfig(
+    rounds=2, batch_size=2, expert_lr=1e-2, router_lr=1e-2, retain_per_pair=1, batch_tokens=40
+)
 KILLED_AT_STEP = 8
 # How processes hold a model: all of it each, or a part of it.
 SHARING = ("whole", "fsdp", "ep", "tp")
@@ -93,7 +96,8 @@ def numbers(model: Any) -> dict[str, Tensor]:
 def rivals() -> dict[str, Tensor]:
     """Return what every rival method made of the weights, and its losses."""
     model = tiny_model()
-    config = load_config(None, ["align.batch_size=2", "align.retain_per_pair=1", "detect.budget=3"])
+    settings = ["align.batch_size=2", "align.retain_per_pair=1", "align.batch_tokens=40", "detect.budget=3"]
+    config = load_config(None, settings)
     found = {}
     for name, rival in RIVALS.items():
         tuned = rival(model, TOKENIZER, discover(model), pairs=PAIRS, retain=RETAIN, config=config)

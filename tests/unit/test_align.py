@@ -217,7 +217,7 @@ def test_replay_holds_the_routing_of_the_base_and_frozen_does_not(
 
     def routing_in(kind: str) -> dict[str, torch.Tensor]:
         with torch.no_grad(), record(moe, model) as trace:
-            fixed[kind](batch, 0)
+            list(fixed[kind](batch, 0))
         return trace.ids
 
     base = routing_in("frozen")

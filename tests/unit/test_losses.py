@@ -38,7 +38,7 @@ def test_supervised_losses_equal_a_loop_over_response_tokens(dtype: torch.dtype)
     (batch,) = make_batches(tokenizer, pairs=tiny_pairs(), retain=tiny_retain(), batch_size=8, seed=0)
     shape = (*batch.chats.input_ids.shape, len(tokenizer))
     logits = (3 * torch.randn(shape, generator=torch.Generator().manual_seed(0))).to(dtype)
-    losses = supervised_losses(logits, batch)
+    losses = supervised_losses(logits, batch, *batch.micro_batches(batch_tokens=10_000))
     assert list(losses) == ["jailbreak", "anchor", "retain"]
     for name, loss in losses.items():
         assert loss.dtype == torch.float32
@@ -60,7 +60,8 @@ def test_a_part_is_a_mean_over_tokens_not_over_rows() -> None:
     short = next(row for row in rows.tolist() if int((labels[row] != -100).sum()) == 3)
     first = int((labels[short] != -100).nonzero()[0])
     logits[short, first - 1] = 0.0  # ... but one, which is uniform
-    assert float(supervised_losses(logits, batch)["jailbreak"]) == pytest.approx(
+    (micro,) = batch.micro_batches(batch_tokens=10_000)
+    assert float(supervised_losses(logits, batch, micro)["jailbreak"]) == pytest.approx(
         math.log(len(tokenizer)) / 11, rel=1e-5
     )
 

@@ -1,7 +1,8 @@
 """What one optimiser step sees: jailbreaks and plain requests with a refusal, and harmless conversations.
 
-The three parts go through the model in one forward call. Batches are put together once, by seed; epochs
-differ in their order only, so that routing recorded on a batch can be replayed on exactly that batch.
+A step's chats go through the model in micro-batches of similar length, whose gradients add up. Batches are
+put together once, by seed; epochs differ in their order only, so that routing recorded on a batch can be
+replayed on exactly that batch.
 """
 
 from __future__ import annotations
@@ -17,8 +18,22 @@ import torch
 from torch import Tensor
 
 from rasa_moe.collect.stage import RetainRow
-from rasa_moe.data.chats import Batch, EncodedChat, collate, encode_chat
+from rasa_moe.data.chats import Batch, EncodedChat, collate, encode_chat, length_bucketed
 from rasa_moe.data.rows import Pair
+from rasa_moe.distributed import current
+
+
+@dataclass(frozen=True, eq=False)
+class MicroBatch:
+    """Hold the chats of one forward and backward pass.
+
+    Attributes:
+        chats: Padded to the longest of them.
+        rows: (b,) int64 ascending, their rows in the batch they were taken from.
+    """
+
+    chats: Batch
+    rows: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +52,41 @@ class TrainingBatch:
     def part(self, *names: str) -> Batch:
         """Return parts as a batch of their own, one after another, with the same padding."""
         rows = torch.cat([self.parts[name] for name in names])
-        return Batch(
-            input_ids=self.chats.input_ids[rows],
-            attention_mask=self.chats.attention_mask[rows],
-            labels=self.chats.labels[rows],
-            spans={span: mask[rows] for span, mask in self.chats.spans.items()},
-        )
+        return _taken(self.chats, rows, length=self.chats.input_ids.shape[1])
+
+    def micro_batches(self, *names: str, batch_tokens: int) -> list[MicroBatch]:
+        """Share out the rows of some parts, of all where none is named, among passes of similar length.
+
+        Processes that share rows cut alike, so that all of them forward equally often.
+
+        Args:
+            names: Parts; other rows are left out.
+            batch_tokens: Most tokens of one pass of one process, padding included; a longer chat gets a pass
+                of its own.
+        """
+        lengths = self.chats.attention_mask.sum(dim=1).tolist()
+        chosen = torch.cat([self.parts[name] for name in names or self.parts]).tolist()
+        by_length = sorted(chosen, key=lambda row: -lengths[row])
+        dealt = 1 if (world := current()).is_alike else world.size
+        # One row for each process; none is longer than the first.
+        hands = [by_length[start : start + dealt] for start in range(0, len(by_length), dealt)]
+        passes = length_bucketed([lengths[hand[0]] for hand in hands], batch_tokens=batch_tokens)
+        found = []
+        for numbers in passes:
+            rows = sorted(row for number in numbers for row in hands[number])
+            at = torch.tensor(rows, device=self.chats.input_ids.device)
+            found.append(MicroBatch(_taken(self.chats, at, length=max(lengths[row] for row in rows)), at))
+        return found
+
+
+def _taken(chats: Batch, rows: Tensor, *, length: int) -> Batch:
+    """Return some rows of a batch that is padded on the right, cut to a length."""
+    return Batch(
+        input_ids=chats.input_ids[rows, :length],
+        attention_mask=chats.attention_mask[rows, :length],
+        labels=chats.labels[rows, :length],
+        spans={span: mask[rows, :length] for span, mask in chats.spans.items()},
+    )
 
 
 def make_batches(

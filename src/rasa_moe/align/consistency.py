@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rasa_moe.align.batches import TrainingBatch
+from rasa_moe.align.batches import MicroBatch, TrainingBatch
+from rasa_moe.align.loop import Summand
 from rasa_moe.align.losses import routing_divergence
 from rasa_moe.config import AlignConfig
 from rasa_moe.distributed import current
@@ -34,29 +35,45 @@ class RoutingConsistency:
         self._moe = moe
         self._config = config
         with torch.no_grad():
-            self._targets = [self._routing(batch, ("anchor", *self._kept(batch))) for batch in batches]
+            self._targets = [self._target(batch) for batch in batches]
 
-    def __call__(self, batch: TrainingBatch, index: int) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Return the divergence for batch number `index`."""
-        kept = self._kept(batch)
-        target, routing = self._targets[index], self._routing(batch, ("jailbreak", *kept))
-        pairs = len(batch.parts["jailbreak"])
-        divergence = routing_divergence(target[:pairs], routing[:pairs], kind=self._config.kl)
-        if not kept:
-            return divergence, {"kl": divergence}
-        drift = routing_divergence(target[pairs:], routing[pairs:], kind=self._config.kl)
-        return divergence + self._config.router_retain_weight * drift, {"kl": divergence, "kl_retain": drift}
+    def __call__(self, batch: TrainingBatch, index: int) -> Iterator[Summand]:
+        """Yield what each micro-batch adds to the divergence, for batch number `index`."""
+        kept, weight = self._kept(batch), self._config.router_retain_weight
+        for micro in batch.micro_batches("jailbreak", *kept, batch_tokens=self._config.batch_tokens):
+            target, routing = self._targets[index][micro.rows], self._routing(micro)
+            divergence = self._divergence(target, routing, micro.rows, of=batch.parts["jailbreak"])
+            if not kept:
+                yield divergence, {"kl": divergence}
+                continue
+            of_kept = torch.cat([batch.parts[name] for name in kept])
+            drift = self._divergence(target, routing, micro.rows, of=of_kept)
+            yield divergence + weight * drift, {"kl": divergence, "kl_retain": drift}
+
+    def _divergence(self, target: Tensor, routing: Tensor, rows: Tensor, *, of: Tensor) -> Tensor:
+        """Return what those of some rows that are in `of` add to its mean divergence."""
+        inside = torch.isin(rows, of)
+        return routing_divergence(target[inside], routing[inside], kind=self._config.kl, pairs=len(of))
 
     def _kept(self, batch: TrainingBatch) -> tuple[str, ...]:
-        """Name the parts whose routing must stay; they follow the pairs in every target."""
+        """Name the parts whose routing must stay."""
         if self._config.router_retain_weight == 0:
             return ()
         return tuple(name for name in ("anchor", "retain") if name in batch.parts)
 
-    def _routing(self, batch: TrainingBatch, parts: tuple[str, ...]) -> Tensor:
-        """Return the mean routing distribution of each chat over the configured span, (B,L,E) fp32."""
-        chats = batch.part(*parts)
-        own = (world := current()).own_rows
+    def _target(self, batch: TrainingBatch) -> Tensor:
+        """Return what rows are held to, (B,L,E) fp32: jailbreaks to their anchors, others to themselves."""
+        shape = (len(batch.chats.input_ids), self._moe.num_layers, self._moe.num_experts)
+        target = torch.zeros(shape, device=batch.chats.input_ids.device)
+        parts = dict.fromkeys(("anchor", *self._kept(batch)))
+        for micro in batch.micro_batches(*parts, batch_tokens=self._config.batch_tokens):
+            target[micro.rows] = self._routing(micro).to(target.device)
+        target[batch.parts["jailbreak"]] = target[batch.parts["anchor"]]
+        return target
+
+    def _routing(self, micro: MicroBatch) -> Tensor:
+        """Return the mean routing distribution of each chat over the configured span, (b,L,E) fp32."""
+        chats, own = micro.chats, (world := current()).own_rows
         with watch_routers(self._moe, self._model) as watch:
             output = call_for_routing(
                 self._moe,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +16,10 @@ from rasa_moe.errors import TrainingError
 from rasa_moe.moe.sharding import whole
 
 LogLine = dict[str, Any]
-Compute = Callable[[TrainingBatch, int], tuple[Tensor, Mapping[str, Tensor]]]
-"""(batch, its index) -> (loss to minimise, named scalars to log)."""
+Summand = tuple[Tensor, Mapping[str, Tensor]]
+"""What one forward pass adds to (the loss to minimise, the named scalars to log)."""
+Compute = Callable[[TrainingBatch, int], Iterator[Summand]]
+"""(batch, its index) -> summands; each goes backward before the next is computed, so one graph is held."""
 
 
 @dataclass
@@ -99,27 +101,36 @@ def run_epoch(
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     total = 0.0
+    optimizer.zero_grad(set_to_none=True)
     for step, index in enumerate(order):
         if rates is not None:
             _set_rate(optimizer, rates[0] + (rates[1] - rates[0]) * step / len(order))
         lr = optimizer.param_groups[0]["lr"]
-        loss, named = compute(batches[index], index)
-        value = float(loss.detach())
-        if not math.isfinite(value):
+        losses = _backward(compute(batches[index], index))
+        if not math.isfinite(losses["loss"]):
             raise TrainingError(
-                f"The loss became {value} in {log.method} {phase}, round {round_number}; "
+                f"The loss became {losses['loss']} in {log.method} {phase}, round {round_number}; "
                 f"lower the learning rate (now {lr:g}) and start again in a new run directory."
             )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
         current().average_gradients(parameters)
         norm = float(whole(nn.utils.clip_grad_norm_(parameters, max_grad_norm)))
         optimizer.step()
-        losses = {"loss": value, **{name: float(scalar.detach()) for name, scalar in named.items()}}
+        # At once, so that no gradient takes room in the next forward.
+        optimizer.zero_grad(set_to_none=True)
         log.step(phase=phase, round_number=round_number, lr=lr, grad_norm=norm, losses=losses)
-        total += value
+        total += losses["loss"]
         on_step()
     return total / len(order)
+
+
+def _backward(summands: Iterator[Summand]) -> dict[str, float]:
+    """Add the gradients of all summands to the parameters and return the sums to log."""
+    sums: dict[str, Tensor] = {}
+    for loss, named in summands:
+        for name, scalar in {"loss": loss, **named}.items():
+            sums[name] = sums[name] + scalar.detach() if name in sums else scalar.detach()
+        loss.backward()  # type: ignore[no-untyped-call]
+    return {name: float(value) for name, value in sums.items()}
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -12,42 +12,47 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rasa_moe.align.batches import TrainingBatch
-from rasa_moe.data.chats import IGNORED_LABEL
+from rasa_moe.align.batches import MicroBatch, TrainingBatch
+from rasa_moe.data.chats import IGNORED_LABEL, Batch
 from rasa_moe.distributed import current
 
 Divergence = Literal["forward", "reverse", "symmetric"]
 
 
-def supervised_losses(logits: Tensor, batch: TrainingBatch) -> dict[str, Tensor]:
-    """Return the cross-entropy of each part of a batch, a mean over its response tokens.
+def supervised_losses(logits: Tensor, batch: TrainingBatch, micro: MicroBatch) -> dict[str, Tensor]:
+    """Return what some rows add to the cross-entropy of each part of a batch, a mean over response tokens.
 
     Args:
-        logits: (B,S,V) floating, of this process' rows; position s predicts token s + 1. Or (N,V): those of
-            `predicting` only.
-        batch: Labels are -100 outside the response, so neither prompt nor padding is learned.
+        logits: (N,V) floating, at the positions of `predicting`; or (b,S,V), of this process' rows, where
+            position s predicts token s + 1.
+        batch: Decides which rows are a part, and over how many tokens its mean goes.
+        micro: The rows that were forwarded. Labels are -100 outside the response, so neither prompt nor
+            padding is learned.
 
     Returns:
-        Part name -> scalar fp32.
+        Part name -> scalar fp32; over all micro-batches they add up to the means.
 
     Paper: `L_SFT(x, y_ref)` over B_adv is the part "jailbreak".
     """
-    targets, world = batch.chats.labels[:, 1:], current()
-    own_targets = world.own_rows(targets)
+    world = current()
+    own_targets = world.own_rows(micro.chats.labels[:, 1:])
     is_learned = own_targets != IGNORED_LABEL
     if logits.dim() == 3:
         logits = logits[:, :-1][is_learned]
     losses_N = functional.cross_entropy(logits.float(), own_targets[is_learned], reduction="none")
-    # (B,S-1), 0 where ignored
+    # (b,S-1), 0 where ignored
     losses = losses_N.new_zeros(own_targets.shape).masked_scatter(is_learned, losses_N)
-    losses = world.whole_rows(losses, total=len(targets))
-    counted = targets != IGNORED_LABEL
-    return {name: losses[rows].sum() / counted[rows].sum() for name, rows in batch.parts.items()}
+    losses = world.whole_rows(losses, total=len(micro.rows))
+    counted = batch.chats.labels[:, 1:] != IGNORED_LABEL
+    return {
+        name: losses[torch.isin(micro.rows, rows)].sum() / counted[rows].sum()
+        for name, rows in batch.parts.items()
+    }
 
 
-def predicting(batch: TrainingBatch) -> Tensor:
-    """Return (B,S) bool, the positions of this process' rows that predict a response token."""
-    is_learned = batch.chats.labels[:, 1:] != IGNORED_LABEL
+def predicting(chats: Batch) -> Tensor:
+    """Return (b,S) bool, the positions of this process' rows that predict a response token."""
+    is_learned = chats.labels[:, 1:] != IGNORED_LABEL
     return functional.pad(current().own_rows(is_learned), (0, 1))
 
 
@@ -57,13 +62,16 @@ def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> 
     return torch.stack(terms).sum()
 
 
-def routing_divergence(anchor: Tensor, jailbreak: Tensor, *, kind: Divergence = "forward") -> Tensor:
+def routing_divergence(
+    anchor: Tensor, jailbreak: Tensor, *, kind: Divergence = "forward", pairs: int | None = None
+) -> Tensor:
     """Compare the routing of jailbreaks with that of their anchors.
 
     Args:
         anchor: (B,L,E) fp32, mean routing distribution of each plain request; the fixed target.
         jailbreak: (B,L,E) fp32, the same of each jailbreak; gradient flows through it.
         kind: "forward" is KL(anchor || jailbreak), "reverse" the other way round, "symmetric" their mean.
+        pairs: Over how many pairs the mean goes, where these are some of them.
 
     Returns:
         Scalar fp32 in nats: mean over pairs and layers.
@@ -74,7 +82,8 @@ def routing_divergence(anchor: Tensor, jailbreak: Tensor, *, kind: Divergence = 
     """
     target = anchor.detach()
     forward = functional.kl_div(jailbreak.log(), target, reduction="none").sum(dim=-1)  # (B,L)
-    if kind == "forward":
-        return forward.mean()
-    reverse = (jailbreak * (jailbreak.log() - target.log())).sum(dim=-1)
-    return reverse.mean() if kind == "reverse" else (forward + reverse).mean() / 2
+    divergence = forward
+    if kind != "forward":
+        reverse = (jailbreak * (jailbreak.log() - target.log())).sum(dim=-1)
+        divergence = reverse if kind == "reverse" else (forward + reverse) / 2
+    return divergence.sum() / ((pairs or len(target)) * target.shape[1])

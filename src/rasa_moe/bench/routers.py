@@ -35,8 +35,8 @@ def bench(size: str) -> Result:
         seconds = interleaved(
             {
                 "two forwards": lambda: torch.autograd.backward(two_forwards(model, moe, batch)),
-                "step": lambda: torch.autograd.backward(ready(batch, 0)[0]),
-                "step and targets": lambda: torch.autograd.backward(consistency()(batch, 0)[0]),
+                "step": lambda: torch.autograd.backward(one_loss(ready, batch)),
+                "step and targets": lambda: torch.autograd.backward(one_loss(consistency(), batch)),
             },
             repeats=repeats,
         )
@@ -71,6 +71,12 @@ def _floor(layers: int, *, with_targets: bool) -> str:
     forward, backward = layers - 1, layers - 1
     ours = forward * (2 if with_targets else 1) + backward
     return f"{ours} of {2 * layers + backward} passes through a layer's experts"
+
+
+def one_loss(consistency: RoutingConsistency, batch: TrainingBatch) -> torch.Tensor:
+    """Return the loss of a batch that is small enough for one forward pass."""
+    ((loss, _),) = consistency(batch, 0)
+    return loss
 
 
 def two_forwards(model: Any, moe: MoeMap, batch: TrainingBatch) -> torch.Tensor:

@@ -125,6 +125,11 @@ class AlignConfig(Section):
     )
     weight_decay: NotNegative = Field(0.0, description="AdamW's weight decay, for whatever is being trained.")
     batch_size: Count = Field(16, description="Pairs in one optimiser step.")
+    batch_tokens: Count = Field(
+        2048,
+        description="Tokens in one forward and backward pass, padding included: a step takes as many passes "
+        "as it needs, and its gradient stays the same.",
+    )
     retain_weight: NotNegative = Field(
         3.0, description="Weight of the harmless conversations in repair; 0 is the paper's form."
     )

@@ -10,17 +10,19 @@ Shape letters: N answer tokens of a part, H watched layers, D model width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from rasa_moe.align.batches import TrainingBatch
+from rasa_moe.align.loop import Summand
 from rasa_moe.align.rivals.base import Job, Rival, Tuned
 from rasa_moe.align.rivals.training import AllWeights, train
 from rasa_moe.data.chats import Batch
+from rasa_moe.distributed import working_alike
 
 _METHOD = "rerouting"
 _KEPT = ("anchor", "retain")
@@ -28,44 +30,72 @@ _KEPT = ("anchor", "retain")
 _DEPTHS = (1 / 3, 2 / 3)
 
 
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """Hold one forward pass.
+
+    Attributes:
+        part: Of the batch, all of the chats belong to it.
+        chats: (b,S).
+        base: (H,N,D) fp32, what `_states` gave for the base model.
+        num_tokens: Answer tokens of the whole part.
+    """
+
+    part: str
+    chats: Batch
+    base: Tensor
+    num_tokens: Tensor
+
+
 class _Rerouting:
     """Both losses against the base model's hidden states, taken when this object is made."""
 
     def __init__(self, job: Job, batches: list[TrainingBatch], *, weight: float, steps: int) -> None:
-        self._model = job.model
+        self._job = job
         self._weight, self._steps, self._step = weight, steps, 0
         # Refusal and harmful answer change places: the same pairs in the same batches, answered as attacked.
         attacked = replace(
             job, pairs=[replace(pair, anchor_answer=pair.jailbreak_answer) for pair in job.pairs]
         )
-        self._harmful = [batch.part("jailbreak") for batch in attacked.batches()]
-        self._kept = [[batch.part(name) for name in _KEPT if name in batch.parts] for batch in batches]
         with torch.no_grad():
-            self._harmful_states = [self._states(chats) for chats in self._harmful]
-            self._kept_states = [[self._states(chats) for chats in parts] for parts in self._kept]
+            self._passes = [
+                [
+                    *self._passes_of(harmful, "jailbreak"),
+                    *(one for name in _KEPT if name in batch.parts for one in self._passes_of(batch, name)),
+                ]
+                for harmful, batch in zip(attacked.batches(), batches, strict=True)
+            ]
 
     def begin_epoch(self, epoch: int) -> None:
         """Set the schedule to the first step of an epoch, so that a resumed training agrees."""
-        self._step = epoch * len(self._harmful)
+        self._step = epoch * len(self._passes)
 
-    def __call__(self, batch: TrainingBatch, index: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def __call__(self, batch: TrainingBatch, index: int) -> Iterator[Summand]:
         progress = min(self._step / self._steps, 1.0)
         self._step += 1
-        similarity = functional.cosine_similarity(
-            self._states(self._harmful[index]), self._harmful_states[index], dim=-1
-        )
-        away = similarity.relu().mean()
-        drifts = [
-            (self._states(chats) - base).norm(dim=-1).mean()
-            for chats, base in zip(self._kept[index], self._kept_states[index], strict=True)
-        ]
-        held = torch.stack(drifts).mean()
-        loss = self._weight * ((1 - progress / 2) * away + progress / 2 * held)
-        return loss, {"loss_jailbreak": away, "loss_retain": held}
+        num_kept = sum(name in batch.parts for name in _KEPT)
+        for one in self._passes[index]:
+            states = self._states(one.chats)
+            if one.part == "jailbreak":
+                turned = functional.cosine_similarity(states, one.base, dim=-1).relu()
+                away = turned.mean(dim=0).sum() / one.num_tokens
+                yield self._weight * (1 - progress / 2) * away, {"loss_jailbreak": away}
+            else:
+                drift = (states - one.base).norm(dim=-1)
+                held = drift.mean(dim=0).sum() / one.num_tokens / num_kept
+                yield self._weight * progress / 2 * held, {"loss_retain": held}
+
+    def _passes_of(self, batch: TrainingBatch, part: str) -> list[_Pass]:
+        num_tokens = batch.part(part).spans["response"].sum()
+        # At the base model the gradient is nothing but rounding, which AdamW makes large. Processes that
+        # are to end alike must round alike, so each computes all rows.
+        with working_alike():
+            passes = batch.micro_batches(part, batch_tokens=self._job.config.align.batch_tokens)
+        return [_Pass(part, one.chats, self._states(one.chats), num_tokens) for one in passes]
 
     def _states(self, chats: Batch) -> Tensor:
         """Return the watched hidden states at the answer's tokens, (H,N,D) fp32."""
-        output = self._model(
+        output = self._job.model(
             input_ids=chats.input_ids,
             attention_mask=chats.attention_mask,
             use_cache=False,

@@ -6,14 +6,15 @@ last prompt token gets from the routing that the base model gave the same goal's
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from rasa_moe.align.batches import TrainingBatch
-from rasa_moe.align.losses import routing_divergence, supervised_losses, weighted_sum
-from rasa_moe.align.repair import forward
+from rasa_moe.align.batches import MicroBatch, TrainingBatch
+from rasa_moe.align.loop import Summand
+from rasa_moe.align.losses import routing_divergence, supervised_losses
+from rasa_moe.align.repair import forward, summand
 from rasa_moe.align.rivals.base import Job, Rival, Tuned
 from rasa_moe.align.rivals.training import AllWeights, train
 from rasa_moe.distributed import current
@@ -29,23 +30,35 @@ class _HeldRouting:
     def __init__(self, job: Job, batches: list[TrainingBatch], *, kl_weight: float) -> None:
         self._job = job
         self._kl_weight = kl_weight
+        self._batch_tokens = job.config.align.batch_tokens
         with torch.no_grad():
-            self._targets = [self._routed(batch)[1][batch.parts["anchor"]] for batch in batches]
+            self._targets = [self._target(batch) for batch in batches]
 
-    def __call__(self, batch: TrainingBatch, index: int) -> tuple[Tensor, Mapping[str, Tensor]]:
-        logits, routing = self._routed(batch)
-        losses = supervised_losses(logits, batch)
-        kl = routing_divergence(
-            self._targets[index], routing[batch.parts["jailbreak"]], kind=self._job.config.align.kl
-        )
-        loss = weighted_sum(losses, self._job.part_weights) + self._kl_weight * kl
-        return loss, {**{f"loss_{name}": part for name, part in losses.items()}, "kl": kl}
+    def __call__(self, batch: TrainingBatch, index: int) -> Iterator[Summand]:
+        held = batch.parts["jailbreak"]
+        for micro in batch.micro_batches(batch_tokens=self._batch_tokens):
+            logits, routing = self._routed(micro)
+            is_held, target = torch.isin(micro.rows, held), self._targets[index][micro.rows]
+            kl = routing_divergence(
+                target[is_held], routing[is_held], kind=self._job.config.align.kl, pairs=len(held)
+            )
+            loss, named = summand(supervised_losses(logits, batch, micro), self._job.part_weights)
+            yield loss + self._kl_weight * kl, {**named, "kl": kl}
 
-    def _routed(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
-        """Return logits of this process' rows and the routing of every last prompt token, (B,L,E)."""
+    def _target(self, batch: TrainingBatch) -> Tensor:
+        """Return what the jailbreaks' rows are held to, (B,L,E) fp32: the routing of their anchors."""
+        moe, ids = self._job.moe, batch.chats.input_ids
+        target = torch.zeros((len(ids), moe.num_layers, moe.num_experts), device=ids.device)
+        for micro in batch.micro_batches("anchor", batch_tokens=self._batch_tokens):
+            target[micro.rows] = self._routed(micro)[1].to(ids.device)
+        target[batch.parts["jailbreak"]] = target[batch.parts["anchor"]]
+        return target
+
+    def _routed(self, micro: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Return logits of this process' rows and the routing of every last prompt token, (b,L,E)."""
         with watch_routers(self._job.moe, self._job.model) as watch:
-            logits = forward(self._job.model, batch).logits
-        span = batch.chats.spans[_SPAN]
+            logits = forward(self._job.model, micro).logits
+        span = micro.chats.spans[_SPAN]
         routing = watch.mean_probabilities(current().own_rows(span))
         return logits, current().whole_rows(routing, total=len(span))
 

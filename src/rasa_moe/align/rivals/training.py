@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import count
 from typing import Any, Protocol, Self
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from rasa_moe.align.batches import TrainingBatch, epoch_order
 from rasa_moe.align.checkpoint import Checkpoint
-from rasa_moe.align.loop import Compute, LogLine, TrainingLog, relative_change, run_epoch
-from rasa_moe.align.losses import supervised_losses, weighted_sum
+from rasa_moe.align.loop import Compute, LogLine, Summand, TrainingLog, relative_change, run_epoch
+from rasa_moe.align.losses import supervised_losses
 from rasa_moe.align.optimizers import adamw
-from rasa_moe.align.repair import forward
+from rasa_moe.align.repair import forward, summand
 from rasa_moe.align.rivals.base import Job, Tuned, require_float32
 from rasa_moe.align.trainable import Trainable
 from rasa_moe.moe import checkpointed, swapped
@@ -83,9 +83,10 @@ def supervised(job: Job, *, weights: Mapping[str, float] | None = None) -> Compu
     """
     chosen = job.part_weights if weights is None else weights
 
-    def compute(batch: TrainingBatch, index: int) -> tuple[Tensor, Mapping[str, Tensor]]:
-        losses = supervised_losses(forward(job.model, batch).logits, batch)
-        return weighted_sum(losses, chosen), {f"loss_{name}": loss for name, loss in losses.items()}
+    def compute(batch: TrainingBatch, index: int) -> Iterator[Summand]:
+        for micro in batch.micro_batches(batch_tokens=job.config.align.batch_tokens):
+            logits = forward(job.model, micro).logits
+            yield summand(supervised_losses(logits, batch, micro), chosen)
 
     return compute
 
@@ -141,7 +142,7 @@ def learn(
         job: Settings, and where to write checkpoints.
         method: Name in the log.
         weights: What is trained; keeps what it learnt.
-        loss: (batch, its index) -> (loss, named scalars for the log).
+        loss: (batch, its index) -> summands of its loss.
         batches: One optimiser step each.
         epochs: How often each is seen.
         lr: Of AdamW.
