@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from models import FAMILIES, bits, checkpointed, loss_of, nemotron_h, olmoe
 from rasa_moe.errors import ModelError
-from rasa_moe.moe import ExpertId, ExpertSlices, MoeMap, discover, record
+from rasa_moe.moe import ExpertId, ExpertSlices, MoeMap, discover, put_back, record, snapshot
 
 CHOSEN = (3, 1)
 
@@ -87,6 +87,7 @@ def test_training_moves_the_chosen_rows_and_no_other_bit(
 ) -> None:
     prepare(model)  # type: ignore[operator]
     before = bits(model)
+    rows_before = snapshot(moe, model, some_experts(moe))
     experts = some_experts(moe)
     with ExpertSlices(moe, experts) as slices:
         train(model, slices, batch)
@@ -111,7 +112,7 @@ def test_training_moves_the_chosen_rows_and_no_other_bit(
         if rows is not None:
             assert torch.equal(tensor[chosen], rows.detach())
             assert not any(torch.equal(tensor[row], before[name][row]) for row in chosen)
-    slices.restore()
+    put_back(moe, model, slices.experts, before=rows_before)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
@@ -140,6 +141,7 @@ def test_merging_into_bfloat16_rounds_the_chosen_rows_only(family: str, batch: d
     model = FAMILIES[family]().to(torch.bfloat16)
     moe = discover(model)
     before = bits(model)
+    rows_before = snapshot(moe, model, some_experts(moe))
     with ExpertSlices(moe, some_experts(moe)) as slices:
         train(model, slices, batch)
         with torch.no_grad():
@@ -148,7 +150,7 @@ def test_merging_into_bfloat16_rounds_the_chosen_rows_only(family: str, batch: d
     slices.merge()
     with torch.no_grad():
         assert torch.equal(model(**batch, use_cache=False).logits, trained)
-    slices.restore()
+    put_back(moe, model, slices.experts, before=rows_before)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 

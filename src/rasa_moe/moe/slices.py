@@ -35,7 +35,7 @@ _IMPLEMENTATION = "rasa_moe_slices"
 
 
 class _LayerSlices:
-    """The chosen rows of one layer: fp32 parameters, the base rows they came from, and sort keys."""
+    """The chosen rows of one layer: fp32 parameters and sort keys."""
 
     def __init__(self, experts: nn.Module, chosen: list[int], num_experts: int) -> None:
         tensors = {name: experts.get_parameter(name) for name in expert_tensor_names(experts)}
@@ -44,11 +44,9 @@ class _LayerSlices:
         self.chosen = torch.tensor(chosen, device=device)
         # Where experts are sharded, each process keeps, trains and steps its share of the chosen rows.
         self.is_gathered = is_gathered(down)
-        self.base_rows = {
-            name: stored_like(whole(tensor)[self.chosen].clone(), tensor) for name, tensor in tensors.items()
-        }
         self.rows = {
-            name: nn.Parameter(rows.to(torch.float32, copy=True)) for name, rows in self.base_rows.items()
+            name: nn.Parameter(stored_like(whole(tensor)[self.chosen].to(torch.float32), tensor))
+            for name, tensor in tensors.items()
         }
         self.num_chosen = len(chosen)
         # Sort key: chosen experts 0..k_sel-1, then every expert of the base at k_sel + its own number. With
@@ -59,11 +57,6 @@ class _LayerSlices:
             if first <= expert < first + num_owned:
                 self.key_of_expert[expert - first] = key
         self.keys = torch.arange(num_owned + self.num_chosen, device=device)
-
-    def write(self, experts: nn.Module, rows: dict[str, Tensor]) -> None:
-        """Write rows into the fused tensors; every other row keeps its bits."""
-        for name, values in rows.items():
-            write_rows(experts.get_parameter(name), self.chosen.tolist(), whole(values))
 
 
 # Slices in use, by experts module. The implementation that transformers calls is one global function, so it
@@ -225,10 +218,9 @@ class ExpertSlices:
         return sum(rows.numel() for rows in self.parameters())
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return a copy of the rows as plain fp32 tensors; on the CPU where processes hold shares of them."""
+        """Return a copy of the rows as plain fp32 tensors on the CPU."""
         return {
-            name: whole(rows).cpu() if is_sharded(rows) else rows.detach().clone()
-            for name, rows in self.named_parameters()
+            name: whole(rows).to("cpu", copy=not is_sharded(rows)) for name, rows in self.named_parameters()
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -241,13 +233,9 @@ class ExpertSlices:
 
     def merge(self) -> None:
         """Write the trained rows into the model, in its dtype; every other value keeps its bits."""
-        for (layer, _), slices in zip(self._layers, self._slices, strict=True):
-            slices.write(layer.experts, dict(slices.rows))
-
-    def restore(self) -> None:
-        """Put the rows of construction time back into the model, bit for bit; the slices keep theirs."""
-        for (layer, _), slices in zip(self._layers, self._slices, strict=True):
-            slices.write(layer.experts, slices.base_rows)
+        for (layer, chosen), slices in zip(self._layers, self._slices, strict=True):
+            for name, rows in slices.rows.items():
+                write_rows(layer.experts.get_parameter(name), chosen, whole(rows))
 
 
 def freeze(model: nn.Module) -> dict[str, bool]:

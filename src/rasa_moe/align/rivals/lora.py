@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rasa_moe.align.rivals.base import Job, Rival, Tuned, require_float32
-from rasa_moe.align.rivals.training import learn, supervised
+from rasa_moe.align.rivals.training import copies, learn, put_back_after, supervised
 from rasa_moe.errors import ConfigError, ModelError
 from rasa_moe.moe import MoeMap
 from rasa_moe.moe.layers import expert_tensor_names
@@ -110,36 +110,23 @@ def _train(job: Job) -> Tuned:
     require_float32(job.model, method=_METHOD)
     settings = job.config.rivals.lora
     batches, names = job.batches(), targets(job.model, job.moe)
-    base = _copies(job.model, names)
-    adapters = Adapters(job.model, job.moe, rank=settings.rank, alpha=settings.alpha, seed=job.config.seed)
-    try:
-        log = learn(
-            job,
-            method=_METHOD,
-            weights=adapters,
-            loss=supervised(job),
-            batches=batches,
-            epochs=settings.epochs,
-            lr=settings.lr,
+    with put_back_after(job.model, names):
+        adapters = Adapters(
+            job.model, job.moe, rank=settings.rank, alpha=settings.alpha, seed=job.config.seed
         )
-    finally:
-        # The adapters leave the model, and the base weights return, also when the training fails.
-        adapters.merge()
-        tuned = _copies(job.model, names)
-        _restore(job.model, base)
-    return Tuned(tensors=tuned, log=log)
-
-
-def _copies(model: Any, names: list[str]) -> dict[str, Tensor]:
-    parameters = dict(model.named_parameters())
-    return {name: parameters[name].detach().clone() for name in names}
-
-
-@torch.no_grad()
-def _restore(model: Any, tensors: dict[str, Tensor]) -> None:
-    parameters = dict(model.named_parameters())
-    for name, tensor in tensors.items():
-        parameters[name].copy_(tensor)
+        try:
+            log = learn(
+                job,
+                method=_METHOD,
+                weights=adapters,
+                loss=supervised(job),
+                batches=batches,
+                epochs=settings.epochs,
+                lr=settings.lr,
+            )
+        finally:
+            adapters.merge()  # the adapters leave the model, also when the training fails
+        return Tuned(tensors=copies(job.model, names), log=log)
 
 
 LORA = Rival(_METHOD, "low-rank adapters on attention and all experts (peft)", _train, trains_in_place=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from itertools import count
 from typing import Any, Protocol, Self
 
@@ -18,7 +18,7 @@ from rasa_moe.align.optimizers import adamw
 from rasa_moe.align.repair import forward, summand
 from rasa_moe.align.rivals.base import Job, Tuned, require_float32
 from rasa_moe.align.trainable import Trainable
-from rasa_moe.moe import checkpointed, swapped
+from rasa_moe.moe import checkpointed
 from rasa_moe.moe.slices import freeze, unfreeze
 
 _SELECTED = "[selected]"
@@ -64,8 +64,8 @@ class AllWeights:
         """Do nothing: the model learns itself."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return a copy of all parameters."""
-        return {name: parameter.detach().clone() for name, parameter in self.named_parameters()}
+        """Return a copy of all parameters, on the CPU."""
+        return {name: parameter.detach().to("cpu", copy=True) for name, parameter in self.named_parameters()}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -106,10 +106,8 @@ def train(
 
     Args and errors: as in `learn`.
     """
-    own = dict(job.model.named_parameters())
     names = [name.removesuffix(_SELECTED) for name, _ in weights.named_parameters()]
-    base = {name: own[name].detach().clone() for name in names}
-    with swapped(job.model, base):  # puts the base weights back whatever happens
+    with put_back_after(job.model, names):
         log = learn(
             job,
             method=method,
@@ -121,8 +119,26 @@ def train(
             begin_epoch=begin_epoch,
         )
         weights.merge()
-        tuned = {name: own[name].detach().clone() for name in names}
-    return Tuned(tensors=tuned, log=log)
+        return Tuned(tensors=copies(job.model, names), log=log)
+
+
+@contextmanager
+def put_back_after(model: Any, names: Sequence[str]) -> Iterator[None]:
+    """Give parameters the values back that they have now, whatever happens meanwhile."""
+    base = copies(model, names)
+    try:
+        yield
+    finally:
+        parameters = dict(model.named_parameters())
+        with torch.no_grad():
+            for name, tensor in base.items():
+                parameters[name].copy_(tensor)
+
+
+def copies(model: Any, names: Sequence[str]) -> dict[str, Tensor]:
+    """Return parameters by name, copied to the CPU."""
+    parameters = dict(model.named_parameters())
+    return {name: parameters[name].detach().to("cpu", copy=True) for name in names}
 
 
 def learn(
