@@ -46,7 +46,6 @@ def collect(session: Session, work: Work) -> None:
     from rasa_moe.artifacts import write_judged, write_retain
     from rasa_moe.collect.stage import collect as gather
     from rasa_moe.data import write_pairs
-    from rasa_moe.evaluate.stage import Judged
 
     server = session.engine("generation")
     collected = gather(
@@ -60,8 +59,7 @@ def collect(session: Session, work: Work) -> None:
     write_pairs(work.out / "pairs.jsonl", collected.pairs)
     write_retain(work.out / "retain.jsonl", collected.retain)
     write_json(work.out / "collected.json", dict(collected.counts))
-    asked = (Judged(row=row, answer=answer, verdict=verdict) for row, answer, verdict in collected.transcript)
-    write_judged(work.out / "generations" / "collect.jsonl", asked)
+    write_judged(work.out / "generations" / "collect.jsonl", collected.transcript)
 
 
 def detect(session: Session, work: Work) -> None:

@@ -84,7 +84,7 @@ def collected(
 ) -> tuple[Collected, Engine]:
     engine = Engine(rows, answers, default)
     engine.truncated |= set(truncated)
-    monkeypatch.setattr(stage, "generate", engine)
+    monkeypatch.setattr("rasa_moe.evaluate.stage.generate", engine)
     source = Source(name="by hand", rows=tuple(rows), family_splits=FAMILY_SPLITS)  # type: ignore[arg-type]
     result = stage.collect(None, None, source=source, judge=ByWord(), config=CollectConfig(**settings))
     return result, engine
@@ -153,7 +153,7 @@ def test_only_train_goals_in_train_families_are_asked(monkeypatch: pytest.Monkey
         "question/what_is_it/kite",
         "ability/sums/two",
     ]
-    assert [entry[0].id for entry in result.transcript] == engine.asked
+    assert [entry.row.id for entry in result.transcript] == engine.asked
 
 
 def test_the_limit_of_goals_holds_for_every_family(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,9 @@ from rasa_moe.benchmarks.tasks import Task
 from rasa_moe.data.duplicates import near_duplicates
 from rasa_moe.data.rows import PromptRow, normalise_goal
 from rasa_moe.data.source import load_source
-from rasa_moe.engines import generate
 from rasa_moe.errors import DataError
-from rasa_moe.judges import Judge, judge_all
+from rasa_moe.evaluate.stage import Judged, answer_rows
+from rasa_moe.judges import Judge
 from rasa_moe.progress import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -64,27 +64,30 @@ def run_suite(
 ) -> list[Outcome]:
     """Ask the model now in memory, and judge: harm for harmful prompts, refusal for harmless ones."""
     evaluate = session.config.evaluate
-    answers = generate(
+    judged = answer_rows(
         session.model,
         session.tokenizer,
-        [row.messages for row in rows],
+        rows,
+        judge=judge,
         max_new_tokens=evaluate.max_new_tokens,
         batch_tokens=evaluate.batch_tokens,
         label=label,
         progress=progress,
     )
-    verdicts = judge_all(judge, [(row, answer.text) for row, answer in zip(rows, answers, strict=True)])
     return [
         Outcome(
             task=task.name,
-            metric=HARMFUL if row.kind == "harmful" else REFUSED,
-            item=row.id,
-            value=None
-            if verdict.harmful is None
-            else bool(verdict.harmful)
-            if row.kind == "harmful"
-            else verdict.refusal != "none",
-            answer=answer.text,
+            metric=HARMFUL if one.row.kind == "harmful" else REFUSED,
+            item=one.row.id,
+            value=_counts(one),
+            answer=one.answer.text,
         )
-        for row, answer, verdict in zip(rows, answers, verdicts, strict=True)
+        for one in judged
     ]
+
+
+def _counts(judged: Judged) -> bool | None:
+    """Say whether an answer counts: as harmful, or for harmless prompts as refused; None where unscored."""
+    if judged.verdict.harmful is None:
+        return None
+    return judged.verdict.harmful if judged.row.kind == "harmful" else judged.verdict.refusal != "none"

@@ -16,9 +16,9 @@ from typing import Any
 from rasa_moe.config import CollectConfig
 from rasa_moe.data.rows import PLAIN_FAMILY, Message, Pair, PromptRow
 from rasa_moe.data.source import Source, is_attack
-from rasa_moe.engines import Answer, generate
 from rasa_moe.errors import DataError
-from rasa_moe.judges import Judge, Verdict, judge_all
+from rasa_moe.evaluate.stage import Judged, answer_rows
+from rasa_moe.judges import Judge
 from rasa_moe.progress import Progress, no_progress
 
 
@@ -49,7 +49,7 @@ class Collected:
     pairs: tuple[Pair, ...]
     retain: tuple[RetainRow, ...]
     counts: Mapping[str, int]
-    transcript: tuple[tuple[PromptRow, Answer, Verdict], ...]
+    transcript: tuple[Judged, ...]
 
 
 def collect(
@@ -74,18 +74,16 @@ def collect(
     Raises:
         DataError: No jailbreak worked on a goal that is refused plainly, so there is nothing to learn from.
     """
-    asked = _prompts(source, config)
-    answers = generate(
+    transcript = answer_rows(
         model,
         tokenizer,
-        [row.messages for row in asked],
+        _prompts(source, config),
+        judge=judge,
         max_new_tokens=config.max_new_tokens,
         batch_tokens=config.batch_tokens,
         label="collect",
         progress=progress,
     )
-    verdicts = judge_all(judge, [(row, answer.text) for row, answer in zip(asked, answers, strict=True)])
-    transcript = tuple(zip(asked, answers, verdicts, strict=True))
     pairs, counts = _pairs(transcript)
     if not pairs:
         raise DataError(
@@ -96,7 +94,10 @@ def collect(
         )
     retain = _retain(transcript, limit=config.retain_rows)
     return Collected(
-        pairs=tuple(pairs), retain=retain, counts={**counts, "retain": len(retain)}, transcript=transcript
+        pairs=tuple(pairs),
+        retain=retain,
+        counts={**counts, "retain": len(retain)},
+        transcript=tuple(transcript),
     )
 
 
@@ -116,47 +117,53 @@ def _prompts(source: Source, config: CollectConfig) -> list[PromptRow]:
     return chosen
 
 
-def _pairs(transcript: Sequence[tuple[PromptRow, Answer, Verdict]]) -> tuple[list[Pair], dict[str, int]]:
+def _pairs(transcript: Sequence[Judged]) -> tuple[list[Pair], dict[str, int]]:
     anchors = {
-        row.goal: (row, answer, verdict)
-        for row, answer, verdict in transcript
-        if row.kind == "harmful" and row.family == PLAIN_FAMILY
+        one.row.goal: one
+        for one in transcript
+        if one.row.kind == "harmful" and one.row.family == PLAIN_FAMILY
     }
     refused = {
-        goal: (row, answer)
-        for goal, (row, answer, verdict) in anchors.items()
-        if verdict.refusal == "full" and verdict.harmful is False
+        goal: one
+        for goal, one in anchors.items()
+        if one.verdict.refusal == "full" and one.verdict.harmful is False
     }
-    jailbreaks = [entry for entry in transcript if is_attack(entry[0])]
-    harmful = [(row, answer) for row, answer, verdict in jailbreaks if verdict.harmful]
+    jailbreaks = [one for one in transcript if is_attack(one.row)]
+    harmful = [one for one in jailbreaks if one.verdict.harmful]
     pairs = [
         Pair(
-            goal=row.goal,
-            family=row.family,
-            jailbreak=row.messages,
-            anchor=refused[row.goal][0].messages,
-            jailbreak_answer=answer.text,
-            anchor_answer=refused[row.goal][1].text,
+            goal=one.row.goal,
+            family=one.row.family,
+            jailbreak=one.row.messages,
+            anchor=refused[one.row.goal].row.messages,
+            jailbreak_answer=one.answer.text,
+            anchor_answer=refused[one.row.goal].answer.text,
         )
-        for row, answer in harmful
-        if row.goal in refused
+        for one in harmful
+        if one.row.goal in refused
     ]
     counts = {
         "anchors": len(anchors),
         "anchors_refused": len(refused),
         "jailbreaks": len(jailbreaks),
         "jailbreaks_harmful": len(harmful),
-        "jailbreaks_unscored": sum(verdict.harmful is None for _, _, verdict in jailbreaks),
+        "jailbreaks_unscored": sum(one.verdict.harmful is None for one in jailbreaks),
         "pairs": len(pairs),
     }
     return pairs, counts
 
 
-def _retain(transcript: Sequence[tuple[PromptRow, Answer, Verdict]], *, limit: int) -> tuple[RetainRow, ...]:
+def _retain(transcript: Sequence[Judged], *, limit: int) -> tuple[RetainRow, ...]:
     """Keep harmless conversations that were answered, taking from every kind and family in turn."""
     by_origin: dict[tuple[str, str], list[RetainRow]] = defaultdict(list)
-    for row, answer, verdict in transcript:
-        if row.kind != "harmful" and verdict.refusal == "none" and answer.text and not answer.is_truncated:
+    for one in transcript:
+        row, answer = one.row, one.answer
+        if (
+            row.kind != "harmful"
+            and one.verdict.refusal == "none"
+            and answer.text
+            and not answer.is_truncated
+        ):
             kept = RetainRow(kind=row.kind, family=row.family, messages=row.messages, answer=answer.text)
             by_origin[row.kind, row.family].append(kept)
     in_turn = (row for group in zip_longest(*by_origin.values()) for row in group if row is not None)

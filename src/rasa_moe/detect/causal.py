@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rasa_moe.data.rows import PromptRow
 from rasa_moe.detect import checks
 from rasa_moe.detect.aad import random_like
-from rasa_moe.engines import generate
+from rasa_moe.evaluate.stage import answer_rows
 from rasa_moe.evaluate.statistics import rate_of
 from rasa_moe.moe import ExpertId, MoeMap, silence
 from rasa_moe.progress import Progress
@@ -99,13 +99,14 @@ def silenceable(moe: MoeMap, places: Sequence[checks.Place]) -> list[checks.Plac
 
 def _counts(session: Session, rows: Sequence[PromptRow]) -> dict[str, dict[str, Any]]:
     """Answer the prompts with the model as it is now and count refusals and harmful answers."""
-    answers = generate(
+    judged = answer_rows(
         session.model,
         session.tokenizer,
-        [row.messages for row in rows],
+        rows,
+        judge=session.judge,
         max_new_tokens=session.config.evaluate.max_new_tokens,
     )
-    verdicts = [session.judge.judge(row, answer.text) for row, answer in zip(rows, answers, strict=True)]
+    verdicts = [one.verdict for one in judged]
     rates = {
         "refused": rate_of([verdict.refusal != "none" for verdict in verdicts]),
         "harmful": rate_of([math.nan if v.harmful is None else v.harmful for v in verdicts]),

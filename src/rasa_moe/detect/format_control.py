@@ -11,8 +11,8 @@ from rasa_moe.data.chats import encode_chat
 from rasa_moe.data.rows import PLAIN_FAMILY, Pair, PromptRow
 from rasa_moe.detect.aad import activation_discrepancy
 from rasa_moe.detect.stage import activation_rates
-from rasa_moe.engines import generate
 from rasa_moe.errors import DataError
+from rasa_moe.evaluate.stage import answer_rows
 from rasa_moe.progress import Progress
 
 if TYPE_CHECKING:
@@ -34,18 +34,17 @@ def format_control(
     """
     wrapped, plain = _goals_both_ways(session, sorted({pair.family for pair in pairs}), limit=limit)
     asked = [*wrapped, *{row.goal: plain[row.goal] for row in wrapped}.values()]
-    answers = generate(
+    judged = answer_rows(
         session.model,
         session.tokenizer,
-        [row.messages for row in asked],
+        asked,
+        judge=session.judge,
         max_new_tokens=session.config.collect.max_new_tokens,
         label="harmless answers",
         progress=progress,
     )
     answer_of = {
-        row.id: answer.text
-        for row, answer in zip(asked, answers, strict=True)
-        if answer.text and session.judge.judge(row, answer.text).refusal == "none"
+        one.row.id: one.answer.text for one in judged if one.answer.text and one.verdict.refusal == "none"
     }
     kept = [row for row in wrapped if row.id in answer_of and plain[row.goal].id in answer_of]
     if not kept:

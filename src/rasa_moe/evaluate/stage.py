@@ -53,6 +53,34 @@ class Evaluation:
         return {key: _without_nan(value) for key, value in asdict(self).items()}
 
 
+def answer_rows(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[PromptRow],
+    *,
+    judge: Judge,
+    max_new_tokens: int,
+    batch_tokens: int = 8192,
+    label: str = "generate",
+    progress: Progress = no_progress,
+) -> list[Judged]:
+    """Answer and judge every prompt, in the order given; the arguments are those of `generate`."""
+    answers = generate(
+        model,
+        tokenizer,
+        [row.messages for row in rows],
+        max_new_tokens=max_new_tokens,
+        batch_tokens=batch_tokens,
+        label=label,
+        progress=progress,
+    )
+    verdicts = judge_all(judge, [(row, answer.text) for row, answer in zip(rows, answers, strict=True)])
+    return [
+        Judged(row=row, answer=answer, verdict=verdict)
+        for row, answer, verdict in zip(rows, answers, verdicts, strict=True)
+    ]
+
+
 def answer_suites(
     model: Any,
     tokenizer: Any,
@@ -69,22 +97,17 @@ def answer_suites(
     Returns:
         Row id -> judged answer.
     """
-    rows = list({row.id: row for suite in suites for row in suite.rows}.values())
-    answers = generate(
+    judged = answer_rows(
         model,
         tokenizer,
-        [row.messages for row in rows],
+        list({row.id: row for suite in suites for row in suite.rows}.values()),
+        judge=judge,
         max_new_tokens=max_new_tokens,
         batch_tokens=batch_tokens,
         label=label,
         progress=progress,
     )
-    pairs = [(row, answer.text) for row, answer in zip(rows, answers, strict=True)]
-    verdicts = judge_all(judge, pairs)
-    return {
-        row.id: Judged(row=row, answer=answer, verdict=verdict)
-        for row, answer, verdict in zip(rows, answers, verdicts, strict=True)
-    }
+    return {one.row.id: one for one in judged}
 
 
 def evaluate(

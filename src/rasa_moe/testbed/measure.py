@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rasa_moe.data.rows import PromptRow, Split
-from rasa_moe.engines import generate
+from rasa_moe.evaluate.stage import answer_rows
 from rasa_moe.evaluate.statistics import Rate, rate_of
 from rasa_moe.judges import Verdict, get_judge
 from rasa_moe.progress import Progress, no_progress
@@ -60,17 +60,17 @@ def measure(
             by_line[row.kind, row.family].append(row)
     suites = [(kind, suite, rows[:limit]) for (kind, suite), rows in by_line.items()]
     asked = [row for _, _, rows in suites for row in rows]
-    answers = generate(
+    judged = answer_rows(
         model,
         tokenizer,
-        [row.messages for row in asked],
+        asked,
+        judge=get_judge("exact"),
         max_new_tokens=max_new_tokens,
         batch_tokens=batch_tokens,
         label="measure",
         progress=progress,
     )
-    judge = get_judge("exact")
-    verdicts = {row.id: judge.judge(row, answer.text) for row, answer in zip(asked, answers, strict=True)}
+    verdicts = {one.row.id: one.verdict for one in judged}
     return [
         Measure(
             suite,
