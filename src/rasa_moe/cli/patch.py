@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -54,86 +55,50 @@ def show(patch: PatchArgument) -> None:
     say(ExpertPatch.load(folder_of(patch)).describe())
 
 
-@app.command()
-def apply(
-    patch: PatchArgument,
-    model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="Model name or directory.", show_default=False)
-    ] = None,
-    destination: Annotated[
-        Path | None,
-        typer.Argument(metavar="[DEST]", help="New directory for the checkpoint.", show_default=False),
-    ] = None,
-    checkpoint: CheckpointOption = None,
-    out: OutOption = None,
-    revision: RevisionOption = None,
-    trust_remote_code: TrustOption = False,
-) -> None:
-    """Write the checkpoint of MODEL with the patch in it; a model that is not the base is refused."""
-    _exchange(
-        patch,
-        model,
-        destination,
-        checkpoint=checkpoint,
-        out=out,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-    )
+def _exchange(*, reverse: bool) -> Callable[..., None]:
+    """Make the command that puts a patch in, or takes it out; both have the same arguments."""
+
+    def command(
+        patch: PatchArgument,
+        model: Annotated[
+            str | None, typer.Argument(metavar="[MODEL]", help="Model name or directory.", show_default=False)
+        ] = None,
+        destination: Annotated[
+            Path | None,
+            typer.Argument(metavar="[DEST]", help="New directory for the checkpoint.", show_default=False),
+        ] = None,
+        checkpoint: CheckpointOption = None,
+        out: OutOption = None,
+        revision: RevisionOption = None,
+        trust_remote_code: TrustOption = False,
+    ) -> None:
+        """Take one of two ways: load the model, or rewrite the files of a checkpoint tensor by tensor."""
+        folder = folder_of(patch)
+        if checkpoint is not None and out is not None and model is None:
+            rewrite_files(folder, checkpoint, out, trust_remote_code=trust_remote_code, reverse=reverse)
+        elif model is not None and destination is not None and checkpoint is None and out is None:
+            write_checkpoint(
+                model,
+                folder,
+                destination,
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+                reverse=reverse,
+            )
+        else:
+            raise ConfigError("Give either MODEL and DEST, or --to-checkpoint DIR and --out DIR.")
+
+    return command
 
 
-@app.command()
-def revert(
-    patch: PatchArgument,
-    model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="Model name or directory.", show_default=False)
-    ] = None,
-    destination: Annotated[
-        Path | None,
-        typer.Argument(metavar="[DEST]", help="New directory for the checkpoint.", show_default=False),
-    ] = None,
-    checkpoint: CheckpointOption = None,
-    out: OutOption = None,
-    revision: RevisionOption = None,
-    trust_remote_code: TrustOption = False,
-) -> None:
-    """Write the checkpoint of the patched MODEL with the patch taken out, bit for bit the base again."""
-    _exchange(
-        patch,
-        model,
-        destination,
-        checkpoint=checkpoint,
-        out=out,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        reverse=True,
-    )
-
-
-def _exchange(
-    patch: Path,
-    model: str | None,
-    destination: Path | None,
-    *,
-    checkpoint: Path | None,
-    out: Path | None,
-    revision: str | None,
-    trust_remote_code: bool,
-    reverse: bool = False,
-) -> None:
-    """Take one of two ways: load the model, or rewrite the files of a checkpoint tensor by tensor."""
-    if checkpoint is not None and out is not None and model is None:
-        rewrite_files(folder_of(patch), checkpoint, out, trust_remote_code=trust_remote_code, reverse=reverse)
-    elif model is not None and destination is not None and checkpoint is None and out is None:
-        write_checkpoint(
-            model,
-            folder_of(patch),
-            destination,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            reverse=reverse,
-        )
-    else:
-        raise ConfigError("Give either MODEL and DEST, or --to-checkpoint DIR and --out DIR.")
+app.command(
+    "apply",
+    help="Write the checkpoint of MODEL with the patch in it; a model that is not the base is refused.",
+)(_exchange(reverse=False))
+app.command(
+    "revert",
+    help="Write the checkpoint of the patched MODEL with the patch taken out, bit for bit the base again.",
+)(_exchange(reverse=True))
 
 
 def folder_of(path: Path) -> Path:

@@ -9,40 +9,41 @@ from pydantic import Field
 from rasa_moe.config.fields import Count, Positive, Section
 
 
-class FullConfig(Section):
-    """Set full fine-tuning, the rival that the audit is about."""
+class TrainedRival(Section):
+    """Set what every method that trains weights has."""
 
     epochs: Count = Field(3, description="Epochs over the same pairs and harmless conversations.")
+
+
+class FullConfig(TrainedRival):
+    """Set full fine-tuning, the rival that the audit is about."""
+
     lr: Positive = Field(1e-4, description="Learning rate of every weight.")
 
 
-class LoraSettings(Section):
+class LoraSettings(TrainedRival):
     """Set low-rank adapters on attention and routed experts, merged when training ends."""
 
-    epochs: Count = Field(3, description="Epochs over the same pairs and harmless conversations.")
     lr: Positive = Field(1e-3, description="Learning rate of the adapters.")
     rank: Count = Field(8, description="Rank of every adapter.")
     alpha: Positive = Field(16.0, description="Scale of the adapters: alpha / rank.")
 
 
-class ExpertsOnlySettings(Section):
+class ExpertsOnlySettings(TrainedRival):
     """Set the training of all experts and nothing else."""
 
-    epochs: Count = Field(3, description="Epochs over the same pairs and harmless conversations.")
     lr: Positive = Field(2e-4, description="Learning rate of every expert.")
 
 
-class RoutersOnlySettings(Section):
+class RoutersOnlySettings(TrainedRival):
     """Set the training of all routers and nothing else, with the supervised loss."""
 
-    epochs: Count = Field(3, description="Epochs over the same pairs and harmless conversations.")
     lr: Positive = Field(1e-3, description="Learning rate of every router.")
 
 
-class AffinitySettings(Section):
+class AffinitySettings(TrainedRival):
     """Set the training of the experts that jailbreaks use most, as many as detect.budget selects."""
 
-    epochs: Count = Field(3, description="Epochs over the same pairs and harmless conversations.")
     lr: Positive = Field(5e-4, description="Learning rate of those experts.")
 
 
@@ -55,18 +56,16 @@ class SteeringSettings(Section):
     strength: Positive = Field(2.0, description="What is added to or taken from a router's logits.")
 
 
-class RouterKlSettings(Section):
+class RouterKlSettings(TrainedRival):
     """Set full fine-tuning that holds the routing of the last prompt token near the refused request's."""
 
-    epochs: Count = Field(3, description="Epochs over the same pairs and harmless conversations.")
     lr: Positive = Field(1e-4, description="Learning rate of every weight.")
     kl_weight: Positive = Field(1.0, description="Weight of the routing divergence beside the other loss.")
 
 
-class ReroutingSettings(Section):
+class ReroutingSettings(TrainedRival):
     """Set representation rerouting: hidden states of harmful answers leave those of the base model."""
 
-    epochs: Count = Field(3, description="Epochs over the same pairs and harmless conversations.")
     lr: Positive = Field(1e-4, description="Learning rate of every weight.")
     weight: Positive = Field(
         10.0, description="Weight of both losses; it moves from rerouting to retaining in training."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from rasa_moe.report.markup import Html, disclosure, el, join, table
@@ -43,9 +42,9 @@ def _chart(causal: tuple[Record, ...], prompts: str, counted: str) -> Html:
         entry for entry in causal if (entry.text("prompts"), entry.text("counted")) == (prompts, counted)
     ]
     named = [entry for entry in found if entry.text("silenced") in STYLES]
-    others = [_estimate(entry) for entry in found if entry.text("silenced") not in STYLES]
+    others = [entry.counted() for entry in found if entry.text("silenced") not in STYLES]
     rates = sorted(estimate.rate for estimate in others if estimate is not None)
-    rows = [_row(entry.text("silenced"), _estimate(entry)) for entry in named]
+    rows = [_row(entry.text("silenced"), entry.counted()) for entry in named]
     if rates:
         middle = Estimate(rate=sum(rates) / len(rates), low=rates[0], high=rates[-1])
         rows.append(_row(f"{len(rates)} random sets: mean and range", middle))
@@ -63,12 +62,6 @@ def _row(name: str, estimate: Estimate | None) -> Html:
     if estimate is not None:
         note = "; ".join(filter(None, (interval_words(estimate.low, estimate.high), count_words(estimate))))
     return chart_row(el("span", name, class_="name"), [Lane(name, style, estimate)], label=name, note=note)
-
-
-def _estimate(entry: Record) -> Estimate | None:
-    k, n = entry.count("k"), entry.count("n")
-    estimate = entry.estimate() if n else None
-    return None if estimate is None else replace(estimate, k=k, n=n)
 
 
 def _experts(record: Record) -> Html:

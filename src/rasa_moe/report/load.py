@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -113,18 +112,14 @@ def _with_number(entries: tuple[Record, ...], key: str) -> Iterator[Record]:
 
 
 def _suite_result(entry: Record, models: tuple[str, ...]) -> SuiteResult:
-    k, n = entry.count("k"), entry.count("n")
-    if k > n:
-        raise entry.fail(f"'k' {k} is larger than 'n' {n}")
-    estimate = entry.estimate() if n else None
     return SuiteResult(
         model=_known_model(entry, models),
         suite=entry.text("suite"),
         kind=_known_kind(entry),
         group=entry.text("group", default=""),
-        estimate=None if estimate is None else replace(estimate, k=k, n=n),
-        k=k,
-        n=n,
+        estimate=entry.counted(),
+        k=entry.count("k"),
+        n=entry.count("n"),
         unscored=entry.count("unscored", default=0),
         truncated=entry.count("truncated", default=0),
     )

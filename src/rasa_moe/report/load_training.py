@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 from rasa_moe.report.reading import Record, read_json, read_json_lines
@@ -94,24 +93,20 @@ def _share(entry: Record) -> Share:
 
 
 def _combination(entry: Record) -> Combination:
-    k, n = entry.count("k"), entry.count("n")
-    estimate = entry.estimate() if n else None
     return Combination(
         model=entry.text("model"),
         game=entry.text("game"),
         tuned=entry.texts("tuned"),
-        estimate=None if estimate is None else replace(estimate, k=k, n=n),
+        estimate=entry.counted(),
     )
 
 
 def _audit_row(entry: Record) -> AuditRow:
-    k, n = entry.count("k"), entry.count("n")
-    estimate = entry.estimate() if n else None
     return AuditRow(
         name=entry.text("name"),
         description=entry.text("description", default=""),
         model=entry.text("model", default=""),
-        estimate=None if estimate is None else replace(estimate, k=k, n=n),
+        estimate=entry.counted(),
     )
 
 

@@ -146,9 +146,10 @@ def theme_choice() -> Html:
     return el("fieldset", el("legend", "Theme"), *choices, class_="theme")
 
 
-def head(title: str) -> Html:
+def head(title: str, *, more_style: str = "") -> Html:
     """Return the head of a page: the style sheet, and a policy that allows nothing else."""
-    style = resources.files("rasa_moe.report").joinpath("style.css").read_text(encoding="utf-8")
+    sheet = resources.files("rasa_moe.report").joinpath("style.css").read_text(encoding="utf-8")
+    style = sheet + more_style
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     # The hash allows this one style sheet only: text that slipped through could load or style nothing.
     policy = (

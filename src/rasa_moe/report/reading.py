@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rasa_moe.errors import RunError
@@ -126,6 +126,14 @@ class Record:
         if interval[0] > interval[1]:
             raise self.fail(f"'ci_low' {interval[0]:g} lies above 'ci_high' {interval[1]:g}")
         return Estimate(rate=value, low=interval[0], high=interval[1])
+
+    def counted(self) -> Estimate | None:
+        """Return the rate of `k` out of `n` with its interval, or None when nothing was counted."""
+        k, n = self.count("k"), self.count("n")
+        if k > n:
+            raise self.fail(f"'k' {k} is larger than 'n' {n}")
+        estimate = self.estimate() if n else None
+        return None if estimate is None else replace(estimate, k=k, n=n)
 
     def _list(self, key: str) -> Sequence[object]:
         value = self.values.get(key, [])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from rasa_moe.report.markup import Html, disclosure, el, join, table
@@ -55,15 +55,13 @@ def reattack_part(directory: Path) -> Html | None:
 
 
 def _line(entry: Record) -> Line:
-    k, n = entry.count("k"), entry.count("n")
-    estimate = entry.estimate() if n else None
     return Line(
         attack=entry.text("attack"),
         model=entry.text("model"),
         setting=entry.text("setting", default=""),
         strength=entry.number("strength"),
         unit=entry.text("unit", default=""),
-        estimate=None if estimate is None else replace(estimate, k=k, n=n),
+        estimate=entry.counted(),
     )
 
 

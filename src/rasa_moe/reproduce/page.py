@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from itertools import groupby
 
 from rasa_moe.report.markup import Html, disclosure, el, join, table
+from rasa_moe.report.page import head
 from rasa_moe.reproduce.frontier import frontier_chart, frontier_points, trial_points
 from rasa_moe.reproduce.plan import Plan
 from rasa_moe.reproduce.sheets import Cell, Sheet, sheets
@@ -28,7 +26,6 @@ _STYLE = """
 
 def render(plan: Plan, tables: Mapping[str, Sequence[Row]]) -> str:
     """Return the page as HTML text; the same tables always give the same text."""
-    style = resources.files("rasa_moe.report").joinpath("style.css").read_text(encoding="utf-8") + _STYLE
     body = join(
         (
             el(
@@ -47,7 +44,8 @@ def render(plan: Plan, tables: Mapping[str, Sequence[Row]]) -> str:
             ),
         )
     )
-    return f"<!DOCTYPE html>\n{el('html', _head(style), el('body', body), lang='en')}\n"
+    top = head(f"RASA-MoE: {_TITLE}", more_style=_STYLE)
+    return f"<!DOCTYPE html>\n{el('html', top, el('body', body), lang='en')}\n"
 
 
 def _sections(plan: Plan, tables: Mapping[str, Sequence[Row]]) -> list[Html]:
@@ -103,18 +101,3 @@ def _cell(cell: Cell) -> Html:
 
 def _section(heading: str, *content: Html) -> Html:
     return el("section", el("h2", heading), *content)
-
-
-def _head(style: str) -> Html:
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    return el(
-        "head",
-        el("meta", charset="utf-8"),
-        # Not by `el`, which would write each quote of the policy as an entity.
-        Html(f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", name="color-scheme", content="light dark"),
-        el("title", f"RASA-MoE: {_TITLE}"),
-        Html(f"<style>{style}</style>"),
-    )
