@@ -56,7 +56,9 @@ def test_files_are_asked_before_and_after(
     lines = [json.loads(line) for line in (run_dir / "benchmarks.jsonl").read_text().splitlines()]
     assert len(lines) == 6 * len(found["models"])
     assert {row["after"] for row in found["paired"]} == set(found["models"][1:])
-    assert "2 answers could not be read and count as wrong" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "2 answers could not be read and count as wrong" in shown.out
+    assert "Running" not in shown.err and "it/s" not in shown.err, "no bars but ours"
     assert "question by question" in (run_dir / "report.html").read_text()
 
 

@@ -6,7 +6,6 @@ batching and the chat template are lm-eval's. Nothing of them is downloaded.
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from rasa_moe.benchmarks.outcomes import CORRECT, Outcome
+from rasa_moe.benchmarks.quiet import quiet
 from rasa_moe.benchmarks.tasks import Task
 from rasa_moe.errors import ConfigError, DataError
 
@@ -69,32 +69,32 @@ def run_harness(
     import lm_eval
     from lm_eval.models.huggingface import HFLM
 
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    served = HFLM(
-        pretrained=model,
-        tokenizer=tokenizer,
-        batch_size=batch_size,
-        think_end_token=_end_of_thinking(tokenizer),
-    )
+    with quiet():
+        served = HFLM(
+            pretrained=model,
+            tokenizer=tokenizer,
+            batch_size=batch_size,
+            think_end_token=_end_of_thinking(tokenizer),
+        )
     # lm-eval refuses to write more than fits; a question needs room as well.
     longest = min(max_new_tokens, served.max_length // 2)
     found: list[Outcome] = []
     for task in tasks:
         wanted = task.source if task.form == "harness" else task_settings(task, max_new_tokens=longest)
         try:
-            results = lm_eval.simple_evaluate(
-                model=served,
-                tasks=[wanted],
-                limit=limit,
-                apply_chat_template=bool(tokenizer.chat_template),
-                log_samples=True,
-                bootstrap_iters=0,
-                random_seed=seed,
-                numpy_random_seed=seed,
-                torch_random_seed=seed,
-                fewshot_random_seed=seed,
-                verbosity="ERROR",
-            )
+            with quiet():
+                results = lm_eval.simple_evaluate(
+                    model=served,
+                    tasks=[wanted],
+                    limit=limit,
+                    apply_chat_template=bool(tokenizer.chat_template),
+                    log_samples=True,
+                    bootstrap_iters=0,
+                    random_seed=seed,
+                    numpy_random_seed=seed,
+                    torch_random_seed=seed,
+                    fewshot_random_seed=seed,
+                )
         # A set that cannot be fetched shows as an error of the network, of the hub or of the file system.
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             if task.form != "harness":
