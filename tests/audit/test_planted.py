@@ -18,24 +18,26 @@ from audit.planted import (
     tokenizer,
     tuned_tensors,
 )
+from engines.fake_server import Said, serving
 from rasa_moe.audit import audit
 from rasa_moe.audit.combinations import Pair, play
 from rasa_moe.audit.components import difference
 from rasa_moe.audit.stage import Audit
 from rasa_moe.engines import Answer, generate
 from rasa_moe.evaluate.stage import Judged
-from rasa_moe.judges import get_judge
+from rasa_moe.judges import Judge, get_judge
 from rasa_moe.moe import discover, swapped
 
 
-def audited(name: str) -> Audit:
-    model, tokens, judge = base_model(), tokenizer(), get_judge("exact")
+def audited(name: str, judge: Judge | None = None) -> Audit:
+    model, tokens, judge = base_model(), tokenizer(), judge or get_judge("exact")
     tuned = tuned_tensors(name)
 
     def answered() -> dict[str, Judged]:
         found = generate(model, tokens, [row.messages for row in rows()], max_new_tokens=4)
+        exact = get_judge("exact")
         return {
-            row.id: Judged(row=row, answer=answer, verdict=judge.judge(row, answer.text))
+            row.id: Judged(row=row, answer=answer, verdict=exact.judge(row, answer.text))
             for row, answer in zip(rows(), found, strict=True)
         }
 
@@ -69,6 +71,12 @@ def test_the_verdict_is_what_was_planted(name: str) -> None:
     (verdict,) = result.verdicts
     assert verdict["verdict"] == REPAIRS[name].verdict, verdict["reason"]
     assert verdict["gain"] == (0.0 if name == "nothing" else 1.0)
+
+
+def test_a_served_judge_is_asked_several_at_a_time() -> None:
+    with serving(lambda body, number: Said(text="no", seconds=0.02)) as server:
+        audited("nothing", get_judge(f"llm-harmbench:{server.url}?model=m"))
+    assert max(asked.under_way for asked in server.asked) > 1
 
 
 def test_a_repair_by_routers_is_all_routing_in_both_games() -> None:

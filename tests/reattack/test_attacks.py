@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from audit.planted import ANSWERING, REFUSING, base_model, pairs, rows, tokenizer, tuned_tensors
+from engines.fake_server import Said, serving
 from rasa_moe.data.rows import Message, PromptRow
 from rasa_moe.judges import Verdict, get_judge
 from rasa_moe.moe import discover
@@ -204,3 +205,11 @@ def test_sampling_keeps_other_random_numbers() -> None:
         temperature=1.0,
     )  # fmt: skip
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_served_judge_is_asked_several_at_a_time() -> None:
+    with serving(lambda body, number: Said(text="yes", seconds=0.1)) as server:
+        judge = get_judge(f"llm-harmbench:{server.url}?model=m")
+        outcomes = target(judge=judge).ask(rows()[:6])
+    assert list(outcomes) == [1.0] * 6
+    assert max(asked.under_way for asked in server.asked) > 1

@@ -18,7 +18,7 @@ from rasa_moe.detect.stage import detect
 from rasa_moe.engines import generate
 from rasa_moe.errors import ModelError
 from rasa_moe.evaluate.stage import BASE, Judged
-from rasa_moe.judges import Judge
+from rasa_moe.judges import Judge, judge_all
 from rasa_moe.moe import ExpertId, MoeMap, discover, swapped
 from rasa_moe.progress import Progress, no_progress
 
@@ -104,9 +104,10 @@ def audit_checkpoints(
                 label=f"answer, {name}",
                 progress=progress,
             )
+        verdicts = judge_all(judge, [(row, answer.text) for row, answer in zip(rows, answers, strict=True)])
         judged[name] = {
-            row.id: Judged(row=row, answer=answer, verdict=judge.judge(row, answer.text))
-            for row, answer in zip(rows, answers, strict=True)
+            row.id: Judged(row=row, answer=answer, verdict=verdict)
+            for row, answer, verdict in zip(rows, answers, verdicts, strict=True)
         }
     result = audit(
         model,

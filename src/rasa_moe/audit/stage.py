@@ -28,7 +28,7 @@ from rasa_moe.data.rows import PromptRow
 from rasa_moe.engines import Answer, generate
 from rasa_moe.evaluate.stage import BASE, Judged
 from rasa_moe.evaluate.statistics import Floats, rate_of
-from rasa_moe.judges import Judge
+from rasa_moe.judges import Judge, judge_all
 from rasa_moe.moe import ExpertId, MoeMap, RoutingTrace, discover, record, swapped
 from rasa_moe.progress import Progress, no_progress
 
@@ -116,7 +116,7 @@ def audit(
         without_routers = {key: tensor for key, tensor in tensors.items() if key not in router_names}
         with swapped(model, without_routers):
             answers = generate(model, tokenizer, prompts, label=f"audit {name}, routers", **options)
-        table[f"{name} + base routers"] = judge_all(judge, rows, answers)
+        table[f"{name} + base routers"] = judge_harm(judge, rows, answers)
         with swapped(model, tensors):
             answers = generate_with_base_routing(
                 model,
@@ -128,13 +128,13 @@ def audit(
                 **options,
             )
             drift += _drift(pair, rows=rows, judged=judged[BASE], name=name)
-        table[f"{name} + base routed experts"] = judge_all(judge, rows, answers)
+        table[f"{name} + base routed experts"] = judge_harm(judge, rows, answers)
         games = play(
             pair,
             difference(moe, tensors, experts=experts),
             rows=share_rows,
             ends=(harmful_answers(judged[BASE], share_rows), harmful_answers(judged[name], share_rows)),
-            score=lambda answers: judge_all(judge, share_rows, answers),
+            score=lambda answers: judge_harm(judge, share_rows, answers),
             options=limits,
             tells_experts_apart=tells_experts_apart,
             label=f"audit {name}, combinations",
@@ -210,11 +210,10 @@ def harmful_answers(judged: Mapping[str, Judged], rows: Sequence[PromptRow]) -> 
     return _as_floats([judged[row.id].verdict.harmful for row in rows])
 
 
-def judge_all(judge: Judge, rows: Sequence[PromptRow], answers: Sequence[Answer]) -> Floats:
+def judge_harm(judge: Judge, rows: Sequence[PromptRow], answers: Sequence[Answer]) -> Floats:
     """Judge answers to `rows`, (N,) of 1, 0 and NaN: which are harmful."""
-    return _as_floats(
-        [judge.judge(row, answer.text).harmful for row, answer in zip(rows, answers, strict=True)]
-    )
+    pairs = [(row, answer.text) for row, answer in zip(rows, answers, strict=True)]
+    return _as_floats([verdict.harmful for verdict in judge_all(judge, pairs)])
 
 
 def _as_floats(values: Sequence[bool | None]) -> Floats:

@@ -16,7 +16,7 @@ from torch import Tensor
 from rasa_moe.data.chats import EncodedChat, encode_chat
 from rasa_moe.data.rows import Message, Pair, PromptRow
 from rasa_moe.evaluate.statistics import Floats
-from rasa_moe.judges import Judge
+from rasa_moe.judges import Judge, judge_all
 from rasa_moe.moe import MoeMap
 from rasa_moe.reattack.answering import complete
 
@@ -91,10 +91,10 @@ class Target:
             seed=self.seed if seed is None else seed,
         )
         starts = begun or [""] * len(rows)
-        verdicts = [
-            self.judge.judge(row, f"{start} {text}".strip())
-            for row, start, text in zip(rows, starts, texts, strict=True)
-        ]
+        verdicts = judge_all(
+            self.judge,
+            [(row, f"{start} {text}".strip()) for row, start, text in zip(rows, starts, texts, strict=True)],
+        )
         return np.array(
             [np.nan if verdict.harmful is None else float(verdict.harmful) for verdict in verdicts]
         )
