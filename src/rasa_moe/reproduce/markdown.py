@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rasa_moe.reproduce.findings import findings
 from rasa_moe.reproduce.plan import Plan
 from rasa_moe.reproduce.sheets import Sheet, sheets
 from rasa_moe.reproduce.tables import Row
-from rasa_moe.reproduce.words import about, budget_words
+from rasa_moe.reproduce.words import CLEARLY, about, budget_words
 
 
 def markdown(plan: Plan, tables: dict[str, list[Row]]) -> str:
     """Return the whole document."""
-    parts = ["# Rivals, ablations and transfer", budget_words(plan), *about(plan)]
+    parts = ["# Rivals, ablations and transfer", budget_words(plan), *_findings(plan, tables)]
+    parts += ["## How it was measured", *about(plan)]
     heading = ""
     for sheet in sheets(plan, tables):
         if sheet.section != heading:
@@ -20,6 +22,14 @@ def markdown(plan: Plan, tables: dict[str, list[Row]]) -> str:
             parts.append(f"## {heading}")
         parts += [f"**{sheet.title}**", _table(sheet)]
     return "\n\n".join(parts) + "\n"
+
+
+def _findings(plan: Plan, tables: dict[str, list[Row]]) -> list[str]:
+    parts = []
+    for one in findings(plan, tables):
+        points = "\n".join(f"- {topic}: {words}" for topic, words in one.points)
+        parts += [f"**{one.model}.** {one.lead}", points]
+    return ["## What was found", *parts, CLEARLY] if parts else []
 
 
 def _table(sheet: Sheet) -> str:

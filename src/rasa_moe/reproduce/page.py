@@ -7,15 +7,20 @@ from itertools import groupby
 
 from rasa_moe.report.markup import Html, disclosure, el, join, table
 from rasa_moe.report.page import head
+from rasa_moe.reproduce.findings import findings
 from rasa_moe.reproduce.frontier import frontier_chart, frontier_points, trial_points
 from rasa_moe.reproduce.plan import Plan
-from rasa_moe.reproduce.sheets import Cell, Sheet, sheets
+from rasa_moe.reproduce.sheets import MAIN, Cell, Sheet, sheets
 from rasa_moe.reproduce.tables import Row
-from rasa_moe.reproduce.words import about, budget_words, findings
+from rasa_moe.reproduce.words import CLEARLY, about, budget_words
 
 _TITLE = "Rivals, ablations and transfer"
-# Beside the report's own sheet: only what the frontier needs, in colours that hold on light and dark pages.
+# Beside the report's own sheet: models side by side, and the frontier in colours that hold on light and dark
+# pages.
 _STYLE = """
+.sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
+.sides { gap: 0 2.5rem; }
+.sides ul { padding-left: 1.1rem; } .sides li { margin-bottom: .45rem; }
 .frontier text { fill: currentColor; font: 11px system-ui, sans-serif; }
 .frontier .grid { stroke: currentColor; opacity: .15; }
 .frontier .point { stroke: currentColor; stroke-width: .6; }
@@ -49,18 +54,44 @@ def render(plan: Plan, tables: Mapping[str, Sequence[Row]]) -> str:
 
 
 def _sections(plan: Plan, tables: Mapping[str, Sequence[Row]]) -> list[Html]:
-    found = findings(plan, tables["paired"])
-    parts = [_section("What was found", *(el("p", sentence) for sentence in found))] if found else []
-    parts.append(
-        _section(
-            "How it was measured",
-            *(el("p", paragraph, class_="note") for paragraph in about(plan)),
+    """Return what was found, the main table and the frontier; then how it was measured, and the rest."""
+    drawn = {
+        heading: _section(heading, *(_sheet(sheet) for sheet in group))
+        for heading, group in groupby(sheets(plan, tables), key=lambda sheet: sheet.section)
+    }
+    main = drawn.pop(MAIN, None)
+    notes = (el("p", paragraph, class_="note") for paragraph in about(plan))
+    return [
+        *_findings(plan, tables),
+        *([] if main is None else [main]),
+        _section("The frontier", *_frontiers(plan, tables)),
+        _section("How it was measured", *notes),
+        *drawn.values(),
+    ]
+
+
+def _findings(plan: Plan, tables: Mapping[str, Sequence[Row]]) -> list[Html]:
+    found = findings(plan, tables)
+    if not found:
+        return []
+    models = [
+        el(
+            "div",
+            el("h3", one.model),
+            el("p", one.lead, class_="lead"),
+            el("ul", *(el("li", el("b", f"{topic}:"), f" {words}") for topic, words in one.points)),
         )
-    )
-    parts.append(_section("(e) The frontier", *_frontiers(plan, tables)))
-    for heading, group in groupby(sheets(plan, tables), key=lambda sheet: sheet.section):
-        parts.append(_section(heading, *(_sheet(sheet) for sheet in group)))
-    return parts
+        for one in found
+    ]
+    return [
+        el(
+            "section",
+            el("h2", "What was found", class_="over"),
+            el("div", *models, class_="sides"),
+            el("p", CLEARLY, class_="note"),
+            class_="verdict",
+        )
+    ]
 
 
 def _frontiers(plan: Plan, tables: Mapping[str, Sequence[Row]]) -> list[Html]:

@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rasa_moe.report.numbers import DASH, interval_short, percent, points
+from rasa_moe.report.numbers import DASH, interval_short, p_value, percent, points
 from rasa_moe.reproduce.plan import Plan
 from rasa_moe.reproduce.protocol import BASE
 from rasa_moe.reproduce.results import MEASURES
-from rasa_moe.reproduce.tables import Row
+from rasa_moe.reproduce.tables import UNCLEAR, Row
 from rasa_moe.reproduce.words import LABELS
+
+MAIN = "Every method"
 
 
 @dataclass(frozen=True)
@@ -81,39 +83,31 @@ def _means(plan: Plan, model: str, tables: Mapping[str, Sequence[Row]]) -> Sheet
         for method in _methods(plan)
     ]
     head = ("Method", *(MEASURES[name][0] for name in names))
-    return Sheet("Every method", f"{model}: means over families and seeds", head, tuple(body))
+    return Sheet(MAIN, f"{model}: means over families and seeds", head, tuple(body))
 
 
 def _paired(plan: Plan, model: str, tables: Mapping[str, Sequence[Row]]) -> Sheet:
+    rows = [row for row in tables["paired"] if row["model"] == model]
+    cells = {(row["second"], row["measure"]): row for row in rows}
+    names = [name for name in MEASURES if any(row["measure"] == name for row in rows)]
     body = [
-        (
-            Cell(LABELS[row["second"]]),
-            Cell(MEASURES[row["measure"]][0]),
-            Cell(
-                points(row["difference"]),
-                f"{points(row['ci_low'])} to {points(row['ci_high'])}",
-            ),
-            Cell(f"{row['p_value_adjusted']:.3f}"),
-            Cell(f"{row['seeds_lower']} / {row['seeds_higher']} of {row['seeds']}"),
-            Cell(row["verdict"]),
-        )
-        for row in tables["paired"]
-        if row["model"] == model
+        (Cell(LABELS[other]), *(_difference(cells.get((other, name))) for name in names))
+        for other in dict.fromkeys(row["second"] for row in rows)
     ]
-    head = (
-        "Against",
-        "Measure",
-        "RASA minus it, points",
-        "Adjusted p",
-        "Seeds lower / higher",
-        "Verdict",
-    )
     return Sheet(
         "RASA against each method",
-        f"{model}: the same prompts, the same seeds",
-        head,
+        f"{model}: RASA minus the other in points, interval, adjusted p; better or worse where it is clear",
+        ("Against", *(MEASURES[name][0] for name in names)),
         tuple(body),
     )
+
+
+def _difference(row: Row | None) -> Cell:
+    if row is None:
+        return Cell(DASH)
+    verdict = "" if row["verdict"] == UNCLEAR else f" {row['verdict'].removeprefix('RASA ')}"
+    interval = f"{points(row['ci_low'])} to {points(row['ci_high'])}"
+    return Cell(f"{points(row['difference'])}{verdict}", f"{interval}; {p_value(row['p_value_adjusted'])}")
 
 
 def _attacks(plan: Plan, model: str, tables: Mapping[str, Sequence[Row]]) -> Sheet:

@@ -23,6 +23,7 @@ _COMPARED = (
     "ability",
 )
 _CLEAR = 0.05
+BETTER, WORSE, UNCLEAR = "RASA better", "RASA worse", "not clear"
 
 
 def trainings_of(measured: Sequence[Measured], model: str, method: str) -> list[Measured]:
@@ -103,9 +104,9 @@ def _verdict(line: Row) -> str:
     """Say "RASA better", "RASA worse" or "not clear": the adjusted test and the interval must agree."""
     is_clear = line["p_value_adjusted"] < _CLEAR and (line["ci_low"] > 0 or line["ci_high"] < 0)
     if not is_clear:
-        return "not clear"
+        return UNCLEAR
     lower_is_better = MEASURES[line["measure"]][1]
-    return "RASA better" if (line["difference"] < 0) == lower_is_better else "RASA worse"
+    return BETTER if (line["difference"] < 0) == lower_is_better else WORSE
 
 
 def transfer_table(measured: Sequence[Measured], plan: Plan) -> list[Row]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rasa_moe.reproduce.plan import Plan
-from rasa_moe.reproduce.protocol import METHODS, RASA, RULE
-from rasa_moe.reproduce.results import MEASURES
-from rasa_moe.reproduce.tables import Row
+from rasa_moe.reproduce.protocol import METHODS, RULE
 
+CLEARLY = (
+    "\u201cClearly\u201d: the p-value, adjusted over all comparisons of the model, is below .05 and the "
+    "interval of the difference leaves out 0. \u201cNo clear difference\u201d does not mean equal. "
+    "Wrapped: harmless requests in the wording of an attack."
+)
 LABELS = {"base": "Base model", **{method.name: method.label for method in METHODS}}
 
 
@@ -54,28 +55,10 @@ def about(plan: Plan) -> list[str]:
         "flips the sign of whole goals and is adjusted over all comparisons of a model "
         "(Benjamini-Hochberg); a "
         "difference is called clear only if the adjusted p-value is below .05 and the interval leaves out 0. "
-        "The columns of seeds count trainings in which McNemar's exact test finds the difference on its own."
+        "tables/paired.csv also counts the trainings in which McNemar's exact test finds the difference on "
+        "its own."
     )
     left_out = [] if scale.transfer_seeds else ["the transfer matrix"]
     left_out += [] if scale.ablation_seeds else ["the ablations"]
     missing = [f"Left out at this scale: {' and '.join(left_out)}."] if left_out else []
     return [seeds, tuning, sure, *missing]
-
-
-def findings(plan: Plan, paired: Sequence[Row]) -> list[str]:
-    """Say for every model where RASA wins, where it loses, and where nothing is clear."""
-    sentences = []
-    for model in plan.models:
-        for measure in ("attack_held_out", "wrapped_benign", "ability"):
-            lines = [line for line in paired if (line["model"], line["measure"]) == (model, measure)]
-            if not lines:
-                continue
-            by_verdict = {
-                verdict: [LABELS[line["second"]] for line in lines if line["verdict"] == verdict]
-                for verdict in ("RASA better", "RASA worse", "not clear")
-            }
-            parts = [f"{verdict}: {', '.join(names)}" for verdict, names in by_verdict.items() if names]
-            sentences.append(
-                f"{model}, {MEASURES[measure][0]}, {LABELS[RASA]} against each: {'; '.join(parts)}."
-            )
-    return sentences
