@@ -36,7 +36,7 @@ def found(
 def test_wins_losses_and_their_price_are_named() -> None:
     one = found(
         {
-            "full": (0.9, BETTER),
+            "full": (0.995, BETTER),
             "lora": (0.7, BETTER),
             "experts_only": (0.2, WORSE),
             "steering": (0.45, UNCLEAR),
@@ -53,6 +53,7 @@ def test_wins_losses_and_their_price_are_named() -> None:
     assert "RASA is not the best here: 1 of 4 other methods" in one.lead
     points = dict(one.points)
     assert "2 of 4 other methods; the best of those is LoRA with 70%" in points["Wins"]
+    assert "1 of them hardly moved the base model's rate" in points["Wins"]
     assert "All experts: 20%" in points["Loses"]
     assert (
         "They refuse clearly more wrapped harmless requests for it (All experts: 30%; RASA: 4%)"

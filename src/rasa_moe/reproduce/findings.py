@@ -14,6 +14,7 @@ from rasa_moe.reproduce.words import LABELS
 ATTACKS, TRAINED, WRAPPED, ABILITY = "attack_held_out", "attack_trained", "wrapped_benign", "ability"
 # More names than this are counted, not listed; the table of every method has them.
 MOST_NAMES = 4
+HARDLY = 0.01
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ def _points(view: _View) -> Iterator[tuple[str, str]]:
         yield (
             "Wins",
             f"clearly fewer attacks succeed than with {len(better)} of {len(view.others(ATTACKS))} other "
-            f"methods; the best of those is {LABELS[better[0]]} with {view.rate(better[0], ATTACKS)}.",
+            f"methods; the best of those is {LABELS[better[0]]} with {view.rate(better[0], ATTACKS)}."
+            f"{_idle(view, better)}",
         )
     if worse:
         yield "Loses", f"clearly fewer attacks succeed with {view.named(worse, ATTACKS)}.{_paid(view, worse)}"
@@ -114,6 +116,20 @@ def _points(view: _View) -> Iterator[tuple[str, str]]:
             f"{view.rate(RASA, ABILITY)} right (base model {view.rate(BASE, ABILITY)}); "
             f"{_against(view, ABILITY, won='more', lost='fewer')}.",
         )
+
+
+def _idle(view: _View, beaten: Sequence[str]) -> str:
+    """Say how many of the beaten did nothing: with settings too small to act they are easy to beat."""
+    base = view.means.get((BASE, ATTACKS))
+    if base is None:
+        return ""
+    idle = sum(abs(view.means[name, ATTACKS]["rate"] - base["rate"]) <= HARDLY for name in beaten)
+    if not idle:
+        return ""
+    return (
+        f" {idle} of them hardly moved the base model's rate (at most {100 * HARDLY:g} point), so beating them "
+        "says little."
+    )
 
 
 def _paid(view: _View, winners: Sequence[str]) -> str:
