@@ -127,7 +127,7 @@ def _idle(view: _View, beaten: Sequence[str]) -> str:
     if not idle:
         return ""
     return (
-        f" {idle} of them hardly moved the base model's rate (at most {100 * HARDLY:g} point), so beating them "
+        f" {idle} of them hardly moved the base model's rate (at most {100 * HARDLY:g} point): beating them "
         "says little."
     )
 
