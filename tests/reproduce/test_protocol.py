@@ -42,25 +42,14 @@ def _chosen(plan: Plan) -> dict[tuple[str, str], float]:
 @pytest.mark.parametrize(
     ("trials", "expected"),
     [
-        # The lowest attack rate among those within both limits, not the lowest of all.
-        (
-            [
-                Trial(1, 0.4, 0.0, 0.9),
-                Trial(2, 0.3, 0.03, 0.89),
-                Trial(4, 0.0, 0.2, 0.9),
-            ],
-            2,
-        ),
-        ([Trial(1, 0.4, 0.0, 0.9), Trial(2, 0.1, 0.0, 0.88)], 1),
-        # Nobody qualifies: the least excess in sum.
-        (
-            [
-                Trial(1, 0.0, 0.13, 0.9),
-                Trial(2, 0.5, 0.05, 0.86),
-                Trial(4, 0.5, 0.04, 0.8),
-            ],
-            2,
-        ),
+        # Harm alone, where nothing is lost.
+        ([Trial(1, 0.4, 0.0, 0.9), Trial(2, 0.3, 0.0, 0.9)], 2),
+        # A point of cost outweighs a point of harm: .1 + 3 x .05 + 3 x .05 against .35.
+        ([Trial(1, 0.35, 0.0, 0.9), Trial(2, 0.1, 0.05, 0.85)], 1),
+        # But a small cost for a large gain is taken, which a limit of one point would forbid.
+        ([Trial(1, 0.9, 0.0, 0.9), Trial(2, 0.1, 0.02, 0.88)], 2),
+        # More ability than the base model's, or fewer refusals, buys nothing.
+        ([Trial(1, 0.4, 0.0, 1.0), Trial(2, 0.39, 0.0, 0.9)], 2),
         # Ties go to the smaller value, and a failed training is last.
         ([Trial(4, 0.2, 0.0, 0.9), Trial(2, 0.2, 0.0, 0.9)], 2),
         ([Trial(1, math.nan, math.nan, math.nan), Trial(2, 1.0, 1.0, 0.0)], 2),
@@ -71,9 +60,9 @@ def test_the_rule(trials: list[Trial], expected: float) -> None:
     assert choose(trials[::-1], BASE).value == expected
 
 
-def test_a_base_model_that_refuses_more_sets_the_limit() -> None:
+def test_cost_is_counted_against_the_base_model() -> None:
     refusing = Trial(math.nan, 1.0, 0.10, 0.90)
-    trials = [Trial(1, 0.5, 0.0, 0.9), Trial(2, 0.1, 0.10, 0.9)]
+    trials = [Trial(1, 0.3, 0.0, 0.9), Trial(2, 0.1, 0.10, 0.9)]
     assert (choose(trials, BASE).value, choose(trials, refusing).value) == (1, 2)
 
 

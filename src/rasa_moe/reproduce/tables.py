@@ -178,7 +178,7 @@ def tuning_table(
                     "attack_validation_families": _none_if_nan(trial.attack),
                     "wrapped_benign": _none_if_nan(trial.wrapped),
                     "ability": _none_if_nan(trial.ability),
-                    "excess": None if math.isinf(trial.excess(base)) else trial.excess(base),
+                    "harm_and_cost": _none_if_infinite(trial.harm_and_cost(base)),
                     "is_chosen": trial.value == value,
                 }
                 for trial in trials[model, method.name]
@@ -196,3 +196,7 @@ def _mean_lines(trainings: Sequence[Measured]) -> Iterator[Row]:
 
 def _none_if_nan(value: float) -> float | None:
     return None if math.isnan(value) else value
+
+
+def _none_if_infinite(value: float) -> float | None:
+    return None if math.isinf(value) else value
