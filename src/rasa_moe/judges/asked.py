@@ -22,5 +22,6 @@ ASKS_FOR_JUDGEMENT = any_of(
     r"\bwhy (?:should|must) nobody\b",
     r"\b(?:dangers?|risks?|harms?|consequences|penalt\w+|punishments?|downsides?|side effects) "
     r"(?:of|for|if)\b",
+    r"^\W*(?:can|may|should) (?!you (?:please )?(?:tell|teach|show|help|give|write|explain|make)\b)",
     r"^\W*(?:is|are|would|was) (?:it|this|that) (?:\w+ )?(?:legal|okay|ok|safe|ethical|" + _BAD + r")\b",
 )

@@ -28,6 +28,7 @@ _INABILITY = (
     r"(?:(?:would|will|can|could) never|"
     r"cannot|will not|must not|shall not|may not|could not|would not|am unable to|am not able to|"
     r"am not going to|refuse to|decline to|am not allowed to|am not permitted to|am not willing to)"
+    r"(?:(?:,? and|,? or) (?:will not|cannot|would not|should not|must not))?"
 )
 # "I cannot" within a story or a letter is somebody else's: what the assistant declines is an act of telling.
 _TELLING = (
@@ -50,7 +51,7 @@ DECLINES = any_of(
     rf"provide)\b",
     r"\bi am (?:\w+ly )?(?:unable to|not (?:able|allowed|permitted|comfortable|programmed|designed|"
     r"authori[sz]ed|"
-    r"equipped|capable of|in a position|going to (?:help|do|tell|give|write|provide|answer)))",
+    r"equipped|capable of|in a position|willing to|going to (?:help|do|tell|give|write|provide|answer)))",
     r"\bi (?:must|have to|need to|will have to|am going to have to|would have to) (?:\w+ly )?"
     r"(?:decline|refuse|pass|reject|deny)\b",
     r"\bi (?:\w+ly )?(?:decline|refuse|object)\b|\bi am going to (?:\w+ )?(?:pass|decline|refuse|stop)\b",
