@@ -37,7 +37,6 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_files_are_asked_before_and_after(
     run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("lm_eval")
     choices = ["story", "double", "please", "make"]
     picked = tmp_path / "picked.jsonl"
     picked.write_text(
