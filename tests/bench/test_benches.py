@@ -10,8 +10,9 @@ import torch
 
 from rasa_moe.align.consistency import RoutingConsistency
 from rasa_moe.bench import routers, routing
-from rasa_moe.bench.contenders import CONTENDERS, Task
+from rasa_moe.bench.contenders import CONTENDERS, Task, chosen_slices, learned_half
 from rasa_moe.bench.figures import Figure, Result, Spread, interleaved, ratio
+from rasa_moe.bench.floor import _TENSORS, floor_rows
 from rasa_moe.bench.growth import slope
 from rasa_moe.bench.models import SIZES, Dimensions, olmoe, token_ids
 from rasa_moe.bench.run import BENCHES, run_benches, write_results
@@ -36,7 +37,25 @@ def test_a_bench_runs_tiny_and_writes_both_files(name: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", CONTENDERS)
 def test_every_contender_takes_a_step(name: str) -> None:
-    CONTENDERS[name](Task(name, TINY, rows=2, length=8, steps=1))()
+    assert len(CONTENDERS[name](Task(name, TINY, rows=2, length=8, steps=1))) == 2
+
+
+def test_the_floor_has_the_gradients_of_the_slices() -> None:
+    task = Task("slices", TINY, rows=2, length=8, steps=1)
+    model, ids = olmoe(TINY), token_ids(TINY, rows=2, length=8)
+    with chosen_slices(task, model) as slices:
+        expected = learned_half(model, ids)
+        expected.backward()
+    rows = floor_rows(model, len(task.chosen))
+    model.set_experts_implementation("rasa_moe_floor")
+    loss = learned_half(model, ids)
+    loss.backward()
+    torch.testing.assert_close(loss, expected)
+    of_slices = {name.removesuffix("[selected]"): row.grad for name, row in slices.named_parameters()}
+    names = [f"{layer.experts_name}.{name}" for layer in discover(model).layers for name in _TENSORS]
+    for name, row in zip(names, rows, strict=True):
+        assert float(row.grad.abs().max()) > 0
+        torch.testing.assert_close(row.grad, of_slices[name])
 
 
 def test_the_loop_over_tokens_counts_what_detect_counts() -> None:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from rasa_moe.bench.models import Dimensions, olmoe, token_ids
 from rasa_moe.moe import ExpertId, ExpertSlices, discover, logits_at
 
-Step = Callable[[], None]
+_RATE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -41,32 +42,28 @@ class Task:
 
 
 def run(task: Task) -> dict[str, Any]:
-    """Take the steps of a task; the first, which allocates, is not timed."""
-    step = CONTENDERS[task.contender](task)
-    step()
-    seconds = []
-    for _ in range(task.steps):
-        start = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - start)
+    """Take the steps of a task; the first, which allocates, is not counted."""
+    seconds = CONTENDERS[task.contender](task)[1:]
     # Kilobytes on Linux.
     return {"seconds": seconds, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
-def _loop(task: Task, model: Any, parameters: list[nn.Parameter], after: Step = lambda: None) -> Step:
-    """Return one step of training: forward, backward, clipped gradients, fused AdamW."""
-    optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=True)
+def _loop(
+    task: Task, model: Any, parameters: list[nn.Parameter], after: Callable[[], None] = lambda: None
+) -> list[float]:
+    """Return the seconds of each step: forward, backward, clipped gradients, fused AdamW."""
+    optimizer = torch.optim.AdamW(parameters, lr=_RATE, fused=True)
     ids = token_ids(task.dimensions, rows=task.rows, length=task.length)
-
-    def step() -> None:
-        loss = learned_half(model, ids)
-        loss.backward()  # type: ignore[no-untyped-call]
+    seconds = []
+    for _ in range(task.steps + 1):
+        start = time.perf_counter()
+        learned_half(model, ids).backward()  # type: ignore[no-untyped-call]
         after()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-
-    return step
+        seconds.append(time.perf_counter() - start)
+    return seconds
 
 
 def learned_half(model: Any, ids: Tensor) -> Tensor:
@@ -78,19 +75,58 @@ def learned_half(model: Any, ids: Tensor) -> Tensor:
     return nn.functional.cross_entropy(logits.float(), ids[:, ids.shape[1] // 2 + 1 :].flatten())
 
 
-def _slices(task: Task, dtype: torch.dtype) -> Step:
+def chosen_slices(task: Task, model: Any) -> ExpertSlices:
+    """Return the experts that are trained."""
+    layers = range(task.dimensions.layers)
+    return ExpertSlices(discover(model), [ExpertId(row, e) for row in layers for e in task.chosen])
+
+
+def _slices(task: Task, dtype: torch.dtype) -> list[float]:
     model = olmoe(task.dimensions, dtype=dtype)
-    slices = ExpertSlices(discover(model), [ExpertId(row, e) for row in _layers(task) for e in task.chosen])
-    slices.__enter__()  # open as long as the process lives
-    return _loop(task, model, slices.parameters())
+    with chosen_slices(task, model) as slices:
+        return _loop(task, model, slices.parameters())
 
 
-def _full(task: Task) -> Step:
-    model = olmoe(task.dimensions)
-    return _loop(task, model, list(model.parameters()))
+def _trainer(task: Task, *, bf16: bool) -> list[float]:
+    """Train every weight with transformers' Trainer: fp32 weights, and bf16 autocast where asked for."""
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    seconds: list[float] = []
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self._start = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            seconds.append(time.perf_counter() - self._start)
+
+    rows = task.rows * (task.steps + 1)
+    ids = token_ids(task.dimensions, rows=rows, length=task.length)
+    labels = ids.clone()
+    labels[:, : task.length // 2 + 1] = -100
+    with TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=task.rows,
+            max_steps=task.steps + 1,
+            optim="adamw_torch_fused",
+            learning_rate=_RATE,
+            lr_scheduler_type="constant",
+            max_grad_norm=1.0,
+            bf16=bf16,
+            use_cpu=True,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+        )
+        data = [{"input_ids": text, "labels": label} for text, label in zip(ids, labels, strict=True)]
+        model = olmoe(task.dimensions)
+        Trainer(model=model, args=arguments, train_dataset=data, callbacks=[Clock()]).train()
+    return seconds
 
 
-def _masked(task: Task) -> Step:
+def _masked(task: Task) -> list[float]:
     """Train whole fused tensors and set the gradients of all other experts to 0."""
     model = olmoe(task.dimensions)
     model.requires_grad_(False)
@@ -110,7 +146,7 @@ def _masked(task: Task) -> Step:
 _FUSED = ("gate_up_proj", "down_proj")
 
 
-def _lora(task: Task) -> Step:
+def _lora(task: Task) -> list[float]:
     """Train low-rank changes of the fused tensors; there is no choice of experts."""
     from peft import LoraConfig, get_peft_model
 
@@ -154,7 +190,7 @@ class _ExpertModules(nn.Module):
         return output
 
 
-def _modules(task: Task) -> Step:
+def _modules(task: Task) -> list[float]:
     """Freeze modules, as ESFT does."""
     model = olmoe(task.dimensions)
     model.requires_grad_(False)
@@ -163,14 +199,12 @@ def _modules(task: Task) -> Step:
     return _loop(task, model, [parameter for parameter in model.parameters() if parameter.requires_grad])
 
 
-def _layers(task: Task) -> range:
-    return range(task.dimensions.layers)
-
-
-CONTENDERS: dict[str, Callable[[Task], Step]] = {
+# Name -> seconds of each step.
+CONTENDERS: dict[str, Callable[[Task], list[float]]] = {
     "slices": lambda task: _slices(task, torch.float32),
     "slices, bf16 base": lambda task: _slices(task, torch.bfloat16),
-    "full fine-tuning": _full,
+    "full fine-tuning": lambda task: _trainer(task, bf16=False),
+    "full fine-tuning, bf16": lambda task: _trainer(task, bf16=True),
     "gradient masking": _masked,
     "LoRA": _lora,
     "module freezing": _modules,
