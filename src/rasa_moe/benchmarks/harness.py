@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -78,34 +79,50 @@ def run_harness(
         )
     # lm-eval refuses to write more than fits; a question needs room as well.
     longest = min(max_new_tokens, served.max_length // 2)
+    ask = partial(
+        lm_eval.simple_evaluate,
+        model=served,
+        limit=limit,
+        apply_chat_template=bool(tokenizer.chat_template),
+        log_samples=True,
+        bootstrap_iters=0,
+        random_seed=seed,
+        numpy_random_seed=seed,
+        torch_random_seed=seed,
+        fewshot_random_seed=seed,
+    )
     found: list[Outcome] = []
     for task in tasks:
-        wanted = task.source if task.form == "harness" else task_settings(task, max_new_tokens=longest)
-        try:
-            with quiet():
-                results = lm_eval.simple_evaluate(
-                    model=served,
-                    tasks=[wanted],
-                    limit=limit,
-                    apply_chat_template=bool(tokenizer.chat_template),
-                    log_samples=True,
-                    bootstrap_iters=0,
-                    random_seed=seed,
-                    numpy_random_seed=seed,
-                    torch_random_seed=seed,
-                    fewshot_random_seed=seed,
-                )
-        # A set that cannot be fetched shows as an error of the network, of the hub or of the file system.
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            if task.form != "harness":
-                raise
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise DataError(
-                f"the benchmark {task.name} cannot be had ({reason}); check its name and the connection, or "
-                f"give its rows as a file: --tasks {task.name}=FILE.jsonl"
-            ) from error
-        found += outcomes_of(task, results["samples"])
+        found += outcomes_of(task, _samples(ask, task, max_new_tokens=longest))
     return found
+
+
+def _samples(ask: Callable[..., Any], task: Task, *, max_new_tokens: int) -> Any:
+    """Ask a task of lm-eval by its name, or the questions of a file, which need none of lm-eval's tasks."""
+    from lm_eval.tasks import TaskManager
+
+    if task.form != "harness":
+        settings = task_settings(task, max_new_tokens=max_new_tokens)
+        with quiet():
+            return ask(tasks=[settings], task_manager=TaskManager(include_defaults=False))["samples"]
+    try:
+        with quiet():
+            return ask(tasks=[task.source], task_manager=_public_tasks())["samples"]
+    # A set that cannot be fetched shows as an error of the network, of the hub or of the file system.
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"the benchmark {task.name} cannot be had ({reason}); check its name and the connection, or "
+            f"give its rows as a file: --tasks {task.name}=FILE.jsonl"
+        ) from error
+
+
+@cache
+def _public_tasks() -> Any:
+    """Index lm-eval's own tasks, once a process: reading their thousands of files takes seconds."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
 
 
 def task_settings(task: Task, *, max_new_tokens: int = _MAX_NEW_TOKENS) -> dict[str, Any]:
