@@ -34,7 +34,7 @@ ASSUMED = (
     f"{_PAIRS} pairs for {_EPOCHS} rounds, {_EVALUATED} prompts evaluated"
 )
 _PROBE_SIDE = 768
-_PROBE_SECONDS = 0.2
+_PROBE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
