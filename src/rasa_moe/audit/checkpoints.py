@@ -15,10 +15,9 @@ from rasa_moe.audit.stage import Audit, audit
 from rasa_moe.config import DetectConfig
 from rasa_moe.data.rows import Pair, PromptRow
 from rasa_moe.detect.stage import detect
-from rasa_moe.engines import generate
 from rasa_moe.errors import ModelError
-from rasa_moe.evaluate.stage import BASE, Judged
-from rasa_moe.judges import Judge, judge_all
+from rasa_moe.evaluate.stage import BASE, answer_rows
+from rasa_moe.judges import Judge
 from rasa_moe.moe import ExpertId, MoeMap, discover, swapped
 from rasa_moe.progress import Progress, no_progress
 
@@ -95,20 +94,17 @@ def audit_checkpoints(
     judged = {}
     for name, tensors in ((BASE, {}), (TUNED, tuned)):
         with swapped(model, tensors):
-            answers = generate(
+            answered = answer_rows(
                 model,
                 tokenizer,
-                [row.messages for row in rows],
+                rows,
+                judge=judge,
                 max_new_tokens=limits.max_new_tokens,
                 batch_tokens=limits.batch_tokens,
                 label=f"answer, {name}",
                 progress=progress,
             )
-        verdicts = judge_all(judge, [(row, answer.text) for row, answer in zip(rows, answers, strict=True)])
-        judged[name] = {
-            row.id: Judged(row=row, answer=answer, verdict=verdict)
-            for row, answer, verdict in zip(rows, answers, verdicts, strict=True)
-        }
+        judged[name] = {one.row.id: one for one in answered}
     result = audit(
         model,
         tokenizer,
