@@ -104,3 +104,58 @@ def test_a_run_wraps_plain_goals_itself(goals: Path) -> None:
     assert source.families("train") == ["base64", "pap"]
     assert len(source.rows) == 6
     assert len({(row.goal, row.split) for row in source.rows}) == 2
+
+
+def test_turns_are_revised_by_what_the_target_answers(
+    goals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def plans(body: dict[str, Any], number: int) -> Said:
+        asked = body["messages"][-1]["content"]
+        goal = "pick" if "pick" in asked else "forge"
+        if "attempt number 1 " in asked:
+            return Said(text=f"1. greet\n===\nstubbornly {goal}")
+        if "attempt number 2 " in asked:
+            return Said(text=f"1. greet\n===\ngently {goal} {{}}")
+        last = " last" if "It is the last turn and asks for this: " in asked else ""
+        return Said(text=f"turn {asked.count('heard')}{last}")
+
+    def target(body: dict[str, Any], number: int) -> Said:
+        first = body["messages"][0]["content"]
+        return Said(text="I'm sorry, but I can't help. heard" if "stubborn" in first else "Gladly. heard")
+
+    out = tmp_path / "made.jsonl"
+    with serving(plans) as attacker_server, serving(target) as target_server:
+        name = f"x_teaming:{target_server.url}?model=t"
+        assert attack(goals, "--attacks", name, "--out", out, "--attacker", attacker_server.url,
+                      "--attacker-model", "m", "--yes") == 0  # fmt: skip
+        calls = len(attacker_server.asked) + len(target_server.asked)
+        expected = plan(load_config_rows(goals), get_attacks([name]))
+        assert calls == expected.calls == 2 * 2 * 7
+    assert f"Cost: {expected.calls} calls" in capsys.readouterr().err
+    made = [row for row in read_rows(out) if row.family == "x_teaming_revised"]
+    said = ["Gladly. heard", "turn 1", "Gladly. heard", "turn 2", "Gladly. heard", "turn 3 last"]
+    assert [[m["content"] for m in row.messages] for row in made] == [
+        [f"gently {goal} {{}}", *said] for goal in ("pick", "forge")
+    ]
+
+
+def test_a_target_needs_an_address_and_a_model(goals: Path) -> None:
+    for name in ("x_teaming:", "x_teaming:http://h/v1", "x_teaming:http://h/v1?model=m&turns=2"):
+        with pytest.raises(ConfigError, match="write it like x_teaming:http"):
+            get_attacks([name])
+
+
+def test_a_stubborn_attacker_is_reported_and_its_conversation_not_used(
+    goals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stubborn(body: dict[str, Any], number: int) -> Said:
+        if "attempt number" in body["messages"][-1]["content"]:
+            return Said(text="plan\n===\nhello")
+        return Said(text="I'm sorry, but I can't help with that.")
+
+    out = tmp_path / "made.jsonl"
+    with serving(stubborn) as server:
+        assert attack(goals, "--attacks", f"x_teaming:{server.url}?model=t", "--out", out, "--attacker",
+                      server.url, "--attacker-model", "m", "--yes") == 0  # fmt: skip
+    assert capsys.readouterr().err.count("the attacker refuses to write x_teaming_revised") == 2
+    assert {row.family for row in read_rows(out)} == {"plain"}

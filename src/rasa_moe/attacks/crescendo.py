@@ -1,7 +1,8 @@
 """Crescendo: harmless turns that lead up to the goal, with the assistant's side already written.
 
 Paper: Russinovich et al., "Great, Now Write an Article About That: The Crescendo Multi-Turn LLM Jailbreak
-Attack" (2024). Here the earlier turns are fixed; `written.py` has a model plan and write them (X-Teaming).
+Attack" (2024). Here the earlier turns are fixed; `written.py` has a model plan and write them
+(X-Teaming), and `revised.py` has it read a target's answers on the way.
 """
 
 from __future__ import annotations

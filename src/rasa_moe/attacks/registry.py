@@ -26,6 +26,7 @@ from rasa_moe.attacks import (
     written,
 )
 from rasa_moe.attacks.base import Attack
+from rasa_moe.attacks.revised import revised_turns
 from rasa_moe.attacks.suffix import SuffixAttack
 from rasa_moe.attacks.template import TemplateAttack
 from rasa_moe.data.rows import PLAIN_FAMILY
@@ -33,7 +34,7 @@ from rasa_moe.data.tables import read_table, text_of
 from rasa_moe.errors import ConfigError
 
 ENTRY_POINT_GROUP = "rasa_moe.attacks"
-FILE_PREFIX, SUFFIX_PREFIX = "file:", "suffix:"
+FILE_PREFIX, SUFFIX_PREFIX, TARGET_PREFIX = "file:", "suffix:", "x_teaming:"
 
 _FILES = (
     persuasion, flip, nested_scene, openings, ciphers, past_tense, low_resource, many_shot, role_play,
@@ -63,7 +64,8 @@ def all_attacks() -> dict[str, Attack]:
 def get_attacks(names: Sequence[str]) -> list[Attack]:
     """Return attacks by name, in the order given; `all` for every one that runs offline.
 
-    Also `file:PATH` for the templates of a file, and `suffix:PATH` for searched suffixes.
+    Also `file:PATH` for the templates of a file, `suffix:PATH` for searched suffixes, and
+    `x_teaming:URL?model=M` for a conversation with a served target.
 
     Raises:
         ConfigError: No name is given, or there is none like it (the nearest one is suggested).
@@ -76,6 +78,8 @@ def get_attacks(names: Sequence[str]) -> list[Attack]:
             found = attacks_of_file(Path(name.removeprefix(FILE_PREFIX)))
         elif name.startswith(SUFFIX_PREFIX):
             found = [SuffixAttack(Path(name.removeprefix(SUFFIX_PREFIX)))]
+        elif name.startswith(TARGET_PREFIX):
+            found = [revised_turns(name.removeprefix(TARGET_PREFIX))]
         elif name == "all":
             found = [attack for attack in known.values() if attack.cost("").calls == 0]
         elif name in known:

@@ -48,7 +48,7 @@ class RewriteAttack:
         """
         variant = self._variants[draw(goal, seed=seed, below=len(self._variants))]
         question = self._instruction.replace("{variant}", variant).replace("{goal}", goal.strip())
-        reply = _reply(chat, question, name=self.name)
+        reply = asked_of(chat, question, name=self.name)
         if find_refusal(reply).refusal == "full":
             raise DataError(f"the attacker refuses to write {self.name}: {reply[:80]!r}")
         return user(reply)
@@ -58,8 +58,8 @@ class PlannedTurns:
     """Have a plan of several turns written in one call; the target's own answers are asked for turn by turn.
 
     Paper: Rahman et al., "X-Teaming: Multi-Turn Jailbreaks and Defenses with Adaptive Multi-Agents" (2025).
-    Deviation: one plan, without the paper's revision of a failed turn by gradients of text, because the
-    target is not asked while prompts are made; the attacker writes the assistant's side as well.
+    Deviation: one plan without revision; the attacker writes the assistant's side as well, so that no target
+    is needed. `revised.py` asks one.
     """
 
     name, group = "x_teaming", "turns"
@@ -88,7 +88,7 @@ class PlannedTurns:
             DataError: The reply is no such conversation.
         """
         question = self._INSTRUCTION.replace("{turns}", str(self._turns)).replace("{goal}", goal.strip())
-        reply = _reply(chat, question, name=self.name)
+        reply = asked_of(chat, question, name=self.name)
         try:
             plan = json.loads(re.sub(r"\A```(?:json)?\s*|\s*```\Z", "", reply))
         except (ValueError, RecursionError):
@@ -107,7 +107,12 @@ def _alternating(plan: Any, *, name: str) -> tuple[Message, ...]:
     return tuple(Message(role=str(role), content=str(text)) for role, text in zip(roles, texts, strict=True))
 
 
-def _reply(chat: Chat | None, question: str, *, name: str) -> str:
+def asked_of(chat: Chat | None, question: str, *, name: str) -> str:
+    """Return what the attacker's model says.
+
+    Raises:
+        DataError: There is no such model, or it says nothing.
+    """
     if chat is None:
         raise DataError(
             f"the attack {name} is written by a model; give one with --attacker URL --attacker-model M"
