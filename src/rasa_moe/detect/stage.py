@@ -85,12 +85,7 @@ def detect(
     jailbreak_rates, anchor_rates = rates[: len(pairs)], rates[len(pairs) :]
     budget = expert_budget(config, num_experts=moe.num_layers * moe.num_experts)
     score = selection_score(jailbreak_rates, anchor_rates, anchor_weight=config.anchor_weight)
-    chosen = select_experts(score, budget=budget, threshold=config.threshold)
-    if not chosen:
-        raise ConfigError(
-            f"No expert's score exceeds detect.threshold = {config.threshold}; the largest is "
-            f"{float(score.max()):.4f}, so lower the threshold or set a budget."
-        )
+    chosen = _select(score, config, budget=budget)
     interval = bootstrap_interval(
         jailbreak_rates,
         anchor_rates,
@@ -110,6 +105,17 @@ def detect(
         anchor_rates=anchor_rates.double().mean(dim=0),
         experts=tuple(ExpertId(moe.layers[row].index, expert) for row, expert in chosen),
     )
+
+
+def _select(score: Tensor, config: DetectConfig, *, budget: int | None) -> list[tuple[int, int]]:
+    """Choose experts by the budget or the threshold; none at all is an error."""
+    chosen = select_experts(score, budget=budget, threshold=config.threshold)
+    if not chosen:
+        raise ConfigError(
+            f"No expert's score exceeds detect.threshold = {config.threshold}; the largest is "
+            f"{float(score.max()):.4f}, so lower the threshold or set a budget."
+        )
+    return chosen
 
 
 def activation_rates(
