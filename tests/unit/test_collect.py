@@ -86,7 +86,8 @@ def collected(
     engine.truncated |= set(truncated)
     monkeypatch.setattr("rasa_moe.evaluate.stage.generate", engine)
     source = Source(name="by hand", rows=tuple(rows), family_splits=FAMILY_SPLITS)  # type: ignore[arg-type]
-    result = stage.collect(None, None, source=source, judge=ByWord(), config=CollectConfig(**settings))
+    config = CollectConfig(**{"mutations": 0, **settings})
+    result = stage.collect(None, None, source=source, judge=ByWord(), config=config)
     return result, engine
 
 
@@ -235,3 +236,28 @@ def test_without_a_pair_there_is_nothing_to_learn(
 ) -> None:
     with pytest.raises(DataError, match=said):
         collected(monkeypatch, harmful("bomb"), answers)
+
+
+def test_changed_copies_that_work_are_pairs_too_and_hold_train_words_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [*harmful("bomb"), *harmful("venom", split="test"), row("harmless", "story", "lamp")]
+    asked: list[str] = []
+
+    def engine(model: Any, tokenizer: Any, conversations: Any, **options: Any) -> list[Answer]:
+        texts = [messages[-1]["content"] for messages in conversations]
+        asked.extend(texts)
+        answers = [REFUSAL if " plain " in text else STEPS for text in texts]
+        return [Answer(text=answer, is_truncated=False, num_tokens=5) for answer in answers]
+
+    monkeypatch.setattr("rasa_moe.evaluate.stage.generate", engine)
+    source = Source(name="by hand", rows=tuple(rows), family_splits=FAMILY_SPLITS)  # type: ignore[arg-type]
+    config = CollectConfig(mutations=3)
+    result = stage.collect(None, None, source=source, judge=ByWord(), config=config)
+    assert len(asked) == 4 + 3 * 3  # plain, story, letter; harmless story
+    assert {word for text in asked for word in text.split()} <= {
+        *("harmful", "harmless", "plain", "story", "letter"),
+        *("bomb", "lamp"),
+    }
+    assert Counter(pair.family for pair in result.pairs) == {"story": 4, "letter": 4}
+    assert all(pair.anchor == user("harmful plain bomb") for pair in result.pairs)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
+from rasa_moe.attacks.mutation import with_mutations
 from rasa_moe.config import CollectConfig
 from rasa_moe.data.rows import PLAIN_FAMILY, Message, Pair, PromptRow
 from rasa_moe.data.source import Source, is_attack
@@ -40,7 +41,7 @@ class Collected:
     """Hold the result of collecting.
 
     Attributes:
-        pairs: One record a (goal, family) whose jailbreak worked and whose plain request was refused.
+        pairs: One record a jailbreak that worked and whose plain request was refused.
         retain: Harmless conversations, balanced over kinds and families.
         counts: What was asked, kept and dropped, and why.
         transcript: Every prompt with its answer and verdict.
@@ -63,6 +64,8 @@ def collect(
 ) -> Collected:
     """Ask every train goal plainly and inside every train family, and harmless train prompts besides.
 
+    Wrapped requests are asked again with their wrapping changed, `config.mutations` times.
+
     Args:
         model: The base model.
         tokenizer: Its tokenizer.
@@ -77,7 +80,7 @@ def collect(
     transcript = answer_rows(
         model,
         tokenizer,
-        _prompts(source, config),
+        with_mutations(_prompts(source, config), copies=config.mutations),
         judge=judge,
         max_new_tokens=config.max_new_tokens,
         batch_tokens=config.batch_tokens,

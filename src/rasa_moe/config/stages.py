@@ -57,8 +57,13 @@ class CollectConfig(Section):
     batch_tokens: Count = Field(
         8192, description="Tokens in one generation batch, padding included; less needs less memory."
     )
+    mutations: CountOrZero = Field(
+        1,
+        description="Further copies of every wrapped request, harmful and harmless, with words of the "
+        "wrapping dropped, replaced, repeated or joined by others; 0 for none.",
+    )
     retain_rows: int = Field(
-        1024,
+        2048,
         ge=0,
         description="Harmless conversations, with the model's own answers, kept to protect its abilities.",
     )
@@ -82,7 +87,7 @@ class DetectConfig(Section):
         description="Experts to select: a share of all (0.125) or a count (128); null to use the threshold.",
     )
     threshold: Finite | None = Field(
-        None, description="Select every expert whose discrepancy exceeds this; needs budget: null."
+        None, description="Select every expert whose score exceeds this; needs budget: null."
     )
     bootstrap: Count = Field(1000, description="Resamples of the pairs behind each interval.")
 
