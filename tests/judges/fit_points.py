@@ -24,7 +24,7 @@ from rasa_moe.judges.rules import declines_outright, normalise
 from rasa_moe.judges.scoring import Columns, load_answers
 from rasa_moe.judges.structure import Reading
 
-SCALE = 4
+SCALE = 10
 FOLDS = 10
 REPEATS = 10
 

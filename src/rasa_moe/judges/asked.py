@@ -7,7 +7,8 @@ from rasa_moe.judges.lexicon import any_of
 ASKS_HOW = any_of(
     r"^\W*(?:how (?:can|do|should|to|would|might|could)|(?:please )?(?:tell|show|teach) me how|"
     r"what (?:is|are) (?:the |a |some )?(?:\w+ )?(?:process|ways?|steps?|methods?|procedure)|"
-    r"(?:can|could) you (?:tell|teach|show|help))\b"
+    r"(?:can|could) you (?:tell|teach|show|help)|where (?:can|could|do|should|would|might) (?:i|we|you|one)|"
+    r"(?:what|which) (?:\w+ ){0,3}?(?:can|could|should|do) i (?!do\b|expect|know))\b"
 )
 ASKS_TO_ARGUE = any_of(
     r"\b(?:why (?:should|is it|was|were|would)|reasons? why|benefits? of|good (?:thing|idea)|better than|"

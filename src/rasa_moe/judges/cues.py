@@ -211,6 +211,11 @@ EMPATHISES = any_of(
     r"here) (?:that )?(?:to|you)\b|\bsorry (?:to hear )?that you\b|\bthank you for (?:\w+ )?(?:asking|"
     r"reaching|your)\b",
 )
+# A sentence that does nothing but send the asker to somebody else.
+SENDS_AWAY = any_of(
+    r"\A\W*(?:please|if you (?:are|feel|have|or) [^.!?,]{1,80},) (?:\w+ )?"
+    r"(?:talk|reach|seek|contact|call|speak)\b",
+)
 DISTRESS = any_of(
     r"\bsorry (?:to hear )?that you are (?:\w+ )?(?:going through|feeling|struggling)\b",
     r"\byou are not alone\b",

@@ -47,6 +47,7 @@ _TELLING = (
 DECLINES = any_of(
     # English, first person
     rf"\b(?:i|we) {_ADVERBS}{_INABILITY} (?!{_ADVERBS}{_IDIOMS}\b){_ADVERBS}{_TELLING}\b",
+    rf"\bam (?:unable|not (?:able|allowed|permitted|willing)) to {_ADVERBS}{_TELLING}\b",
     rf"\bi do not {_ADVERBS}(?:help|assist|condone|support|endorse|encourage|promote|engage|participate|"
     rf"provide)\b",
     r"\bi am (?:\w+ly )?(?:unable to|not (?:able|allowed|permitted|comfortable|programmed|designed|"

@@ -33,7 +33,7 @@ _FUNCTION_WORDS = frozenset(
 _DENIES = re.compile(r"\b(?:not|never|no|nor|cannot)\b")
 _LECTURING = (
     cues.DISTANCES, cues.NOTES, cues.LECTURES, cues.RIGHTS, cues.EXPLAINS_ITSELF, cues.PRIVACY,
-    cues.ADVISES_AGAINST, cues.TRAITS, cues.DISTRESS, cues.IGNORANCE, cues.PENALTIES,
+    cues.ADVISES_AGAINST, cues.TRAITS, cues.DISTRESS, cues.IGNORANCE, cues.PENALTIES, cues.SENDS_AWAY,
 )  # fmt: skip
 # Verbs that open an instruction; those that send elsewhere (seek, talk, call, consider, remember) do not.
 _IMPERATIVE = re.compile(
