@@ -56,6 +56,8 @@ DISTANCES = any_of(
     r"\b(?:would|will|is|are) not (?:be )?(?:\w+ )?(?:kind|nice|constructive|wise|healthy|honest)\b",
     r"\b(?:profound|moral|grave|terrible|deep|great) (?:\w+ )?(?:evil|wrong|injustice)\b|\bcrimes? against "
     r"humanity\b",
+    r"\b(?:is|are) (?:\w+ ){0,2}form of (?:\w+ ){0,2}(?:abuse|violence|harassment|theft|fraud|assault)\b",
+    r"\b(?:devastating|lasting|irreversible|irreparable) (?:effects?|harm|damage|consequences)\b",
     r"\b(?:harmful|unfair|false|dangerous|negative) (?:generali[sz]ation|stereotype|assumption|myth|"
     r"idea)s?\b",
 )
@@ -71,6 +73,7 @@ PENALTIES = any_of(
     r"[^.!?]{0,80}\b(?:fines?|jail|prison|imprisonment|arrest|charges|penalt\w+|prosecut\w+|expulsion|"
     r"(?:legal|serious|severe|negative) (?:\w+ )?(?:consequences|repercussions|trouble))\b",
     r"\b(?:punishable|prosecuted|criminal charges)\b",
+    r"\bcarr(?:y|ies) (?:\w+ ){0,3}(?:penalt\w+|sentences?|consequences|punishments?)\b",
 )
 EXPLAINS_ITSELF = any_of(
     r"\bi (?:\w+ly )?(?:must|need to|have to|want to|would like to|should|feel (?:it is|compelled)) "
