@@ -9,9 +9,9 @@ import torch
 from transformers import PreTrainedModel
 
 from models import FAMILIES
-from rasa_moe.data.chats import encode_chat
+from rasa_moe.data.chats import EncodedChat, encode_chat
 from rasa_moe.engines import Answer, generate
-from rasa_moe.engines.local import answer_of, stop_tokens
+from rasa_moe.engines.local import _batches, answer_of, stop_tokens
 from unit.tiny import tiny_pairs, tiny_retain, tiny_tokenizer, user
 
 TOKENIZER = tiny_tokenizer()
@@ -61,6 +61,19 @@ def test_answers_equal_those_of_transformers_without_padding(model: PreTrainedMo
 @pytest.mark.parametrize("batch_tokens", [1, 60, 100, 10_000])
 def test_batches_change_no_answer(model: PreTrainedModel, batch_tokens: int) -> None:
     assert answers(model, batch_tokens=batch_tokens) == answers(model)
+
+
+def test_prompts_that_begin_alike_share_batches_where_they_fill_one() -> None:
+    shared, other = list(range(40)), list(range(100, 140))
+    texts = [shared + [place] * (place % 3 + 1) for place in range(8)]
+    texts[3:3] = [other, [*other, 1]]
+    prompts = [EncodedChat(ids, prompt_length=len(ids)) for ids in texts]
+    found = _batches(prompts, max_new_tokens=7, batch_tokens=200)
+    assert sorted(index for batch in found for index in batch) == list(range(10))
+    assert all({3, 4} >= set(batch) or not {3, 4} & set(batch) for batch in found)
+    lengths = [max(len(texts[index]) for index in batch) for batch in found]
+    assert lengths == sorted(lengths, reverse=True)
+    assert all(len(batch) * (length + 7) <= 200 for batch, length in zip(found, lengths, strict=True))
 
 
 def test_answers_come_back_in_the_order_asked(model: PreTrainedModel) -> None:

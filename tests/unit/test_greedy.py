@@ -49,6 +49,37 @@ def test_rows_that_leave_change_no_other_row(family: str, monkeypatch: pytest.Mo
         assert sizes[-1] < len(PROMPTS)
 
 
+@pytest.mark.parametrize("family", ["olmoe", "qwen3_moe", "gpt_oss", "deepseek_v3"])
+def test_a_shared_beginning_is_read_once_and_changes_no_answer(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = FAMILIES[family]()
+    beginning = [(7 * place) % 50 + 3 for place in range(12)]
+    prompts = [beginning + prompt for prompt in PROMPTS]
+    read: list[int] = []
+    handle = model.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    monkeypatch.setattr(rooms, "SHARED_TOKENS", 1000)
+    apart = run(model, prompts, frozenset())
+    num_apart = sum(read)
+    read.clear()
+    monkeypatch.setattr(rooms, "SHARED_TOKENS", 4)
+    assert run(model, prompts, frozenset()) == apart
+    handle.remove()
+    assert len({tuple(row) for row in apart}) > 1, "equal answers could not show a mistake"
+    if family in ("olmoe", "qwen3_moe"):  # others look at a window of positions, or are not read so
+        assert num_apart - sum(read) == (len(PROMPTS) - 1) * len(beginning)
+
+
+def test_prompts_that_begin_with_each_other_keep_a_token_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = FAMILIES["olmoe"]()
+    monkeypatch.setattr(rooms, "SHARED_TOKENS", 2)
+    prompts = [[5, 9, 12, 30], [5, 9, 12], [5, 9, 12], [5, 9, 12, 30, 31]]
+    alone = [run(model, [prompt], frozenset())[0] for prompt in prompts]
+    assert run(model, prompts, frozenset()) == alone
+
+
 def test_a_batch_too_large_for_memory_is_halved_until_it_fits() -> None:
     tried: list[int] = []
 

@@ -1,4 +1,6 @@
-"""Greedy token ids for a padded batch: finished rows leave it, and a batch too large for memory is halved.
+"""Greedy token ids for a padded batch: a shared beginning is read once, and finished rows leave.
+
+A batch too large for memory is halved.
 
 Shape letters: B sequences, S positions.
 """
@@ -10,17 +12,21 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from rasa_moe.data.chats import Batch
 from rasa_moe.distributed import current
 from rasa_moe.errors import ModelError
+from rasa_moe.moe import logits_at
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 # Finished rows leave after so many steps. A call of transformers' `generate` costs about one step.
-_STEPS = 16
+_STEPS = 8
+# A shared beginning of fewer tokens is read by every row: a call of its own would cost more.
+SHARED_TOKENS = 32
 
 
 def halving(work: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]) -> list[Result]:
@@ -67,6 +73,8 @@ def greedy(
     alive = torch.arange(len(rows), device=ids.device)
     ends = torch.tensor(sorted(stops), dtype=torch.int64, device=ids.device)
     cache, done = _cache_that_parts(model), 0
+    if cache is not None:
+        ids, mask = _shared_read(model, cache, ids, mask, pad_id=pad_id)
     while done < max_new_tokens and len(alive):
         output = model.generate(
             input_ids=ids,
@@ -90,6 +98,49 @@ def greedy(
         if len(kept) < len(is_open) and len(kept):
             cache.batch_select_indices(kept)
     return rows
+
+
+def _shared_read(
+    model: Any, cache: Cache, ids: Tensor, mask: Tensor, *, pad_id: int
+) -> tuple[Tensor, Tensor]:
+    """Let the model read once, into the cache, what all prompts begin with.
+
+    Args:
+        model: The model.
+        cache: Empty; afterwards it holds the shared tokens for every row.
+        ids: (B,S) int64, padded on the left.
+        mask: (B,S) int64.
+        pad_id: Fills the padding.
+
+    Returns:
+        The same prompts and their mask, (B,S') both: shared tokens first, then padding, then what is left.
+    """
+    shared = _num_shared(ids, mask)
+    # A window over positions would count the padding in between.
+    if (
+        len(ids) == 1
+        or shared < SHARED_TOKENS
+        or any(type(layer) is not DynamicLayer for layer in cache.layers)
+    ):
+        return ids, mask
+    beginning = ids[:1, mask[0].bool()][:, :shared]
+    with logits_at(model, torch.zeros_like(beginning, dtype=torch.bool)):
+        model(input_ids=beginning, past_key_values=cache, use_cache=True)
+    cache.batch_repeat_interleave(len(ids))
+    is_left = (mask.bool() & (mask.cumsum(dim=1) > shared))[:, shared - int(mask.sum(dim=1).max()) :]
+    rest = ids[:, -is_left.shape[1] :].masked_fill(~is_left, pad_id)
+    beginnings = beginning.expand(len(ids), -1)
+    return torch.cat([beginnings, rest], dim=1), torch.cat(
+        [torch.ones_like(beginnings), is_left.long()], dim=1
+    )
+
+
+def _num_shared(ids: Tensor, mask: Tensor) -> int:
+    """Count the tokens that all rows, padded on the left, begin with; each has at least one more."""
+    lengths = mask.sum(dim=1)
+    places = (ids.shape[1] - lengths)[:, None] + torch.arange(int(lengths.min()) - 1, device=ids.device)
+    firsts = ids.gather(1, places)
+    return int((firsts == firsts[:1]).all(dim=0).long().cumprod(dim=0).sum())
 
 
 def _cache_that_parts(model: Any) -> Cache | None:

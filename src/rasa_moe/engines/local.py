@@ -1,16 +1,17 @@
-"""Greedy generation with the model in memory: batches of similar length, answers back in the order asked."""
+"""Greedy generation with the model in memory: batches of similar prompts, answers back in the order asked."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rasa_moe.data.chats import collate, encode_chat, length_bucketed
+from rasa_moe.data.chats import EncodedChat, collate, encode_chat, length_bucketed
 from rasa_moe.data.rows import Message
 from rasa_moe.data.thinking import decode_told, opened_thinking
 from rasa_moe.distributed import current
-from rasa_moe.engines.greedy import greedy, halving
+from rasa_moe.engines.greedy import SHARED_TOKENS, greedy, halving
 from rasa_moe.progress import Progress, no_progress
 
 # A thinking tag and the layout after it are never longer.
@@ -59,7 +60,7 @@ def generate(
         ModelError: The chat template refuses a conversation, or memory is too small for one alone.
     """
     prompts = [encode_chat(tokenizer, conversation) for conversation in conversations]
-    batches = length_bucketed([len(prompt) + max_new_tokens for prompt in prompts], batch_tokens=batch_tokens)
+    batches = _batches(prompts, max_new_tokens=max_new_tokens, batch_tokens=batch_tokens)
     mine = (world := current()).part(batches)
     answers: dict[int, Answer] = {}
     stops = stop_tokens(model, tokenizer)
@@ -84,6 +85,28 @@ def generate(
         progress(label, done, total)
     everybody = world.gather({index: asdict(answer) for index, answer in answers.items()})
     return [Answer(**everybody[index]) for index in range(len(prompts))]
+
+
+def _batches(prompts: Sequence[EncodedChat], *, max_new_tokens: int, batch_tokens: int) -> list[list[int]]:
+    """Group prompts of similar length, and those apart that begin alike where they fill a batch.
+
+    Returns:
+        Batches of indices, those with the longest prompts first.
+    """
+    lengths = [len(prompt) + max_new_tokens for prompt in prompts]
+    alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for index, prompt in enumerate(prompts):
+        alike[tuple(prompt.input_ids[:SHARED_TOKENS])].append(index)
+    groups: list[list[int]] = [[]]
+    for members in alike.values():
+        fills = sum(lengths[index] for index in members) >= batch_tokens
+        groups.append(members) if fills else groups[0].extend(members)
+    found = [
+        [group[place] for place in batch]
+        for group in groups
+        for batch in length_bucketed([lengths[index] for index in group], batch_tokens=batch_tokens)
+    ]
+    return sorted(found, key=lambda batch: -lengths[batch[0]])
 
 
 def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
