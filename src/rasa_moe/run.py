@@ -239,7 +239,7 @@ def _known_failures(path: Path, stage: Stage) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise TrainingError(
             f"The stage '{stage.name}' ran out of memory; start a new run with a lower batch_tokens "
-            "(collect, evaluate) or align.batch_size, or with align.gradient_checkpointing: true."
+            "(collect, evaluate, align), or with align.gradient_checkpointing: true."
         ) from error
     except (OSError, SafetensorError) as error:
         if is_disk_full(error):

@@ -128,11 +128,11 @@ def test_estimates_follow_from_the_sizes() -> None:
     )
     speed = Speed(flops=1e9, bandwidth=1e9, free_bytes=None)
     stages = {need.stage: need for need in needs(size, speed)}
-    # 32 sequences of 384 tokens; 16 pairs of five sequences each in a training step
+    # 32 sequences of 384 tokens; 2,048 tokens in one pass of a training step
     assert stages["collect"].peak_bytes == 2_000_000 + 12_288 * 10
     assert stages["detect"].peak_bytes == 2_000_000 + 12_288 * 1000
-    assert stages["repair"].peak_bytes == 2_000_000 + 100_000 * 16 + 30_720 * (100 + 3 * 1000)
-    assert stages["routers"].peak_bytes == 2_000_000 + 1_000 * 16 + 30_720 * (100 + 1000)
+    assert stages["repair"].peak_bytes == 2_000_000 + 100_000 * 16 + 2_048 * (100 + 3 * 1000)
+    assert stages["routers"].peak_bytes == 2_000_000 + 1_000 * 16 + 2_048 * (100 + 1000)
     assert stages["audit"].peak_bytes == 2 * 2_000_000 + 12_288 * 10
     # 200 pairs, three epochs, forward and backward, two operations a value
     assert stages["repair"].seconds == pytest.approx(200 * 5 * 3 * 384 * 3 * 2 * 300_000 / 1e9)

@@ -19,8 +19,8 @@ from rasa_moe.moe.layers import MoeMap, expert_tensor_names
 _PROMPT_TOKENS, _ANSWER_TOKENS = 256, 128
 _COLLECTED, _PAIRS, _EPOCHS, _EVALUATED, _AUDITED = 800, 200, 3, 2000, 2000
 _BATCH_SEQUENCES = 32
-# A step of 16 pairs, each with the refused request, two harmless conversations and a refusal half-way.
-_PAIRS_A_STEP, _SEQUENCES_A_PAIR = 16, 5
+# A pair, its refused request, two harmless conversations and a refusal half-way; tokens of one pass.
+_SEQUENCES_A_PAIR, _TOKENS_A_PASS = 5, 2048
 _SELECTED_SHARE = 0.125
 # A trained value: fp32 master, gradient and AdamW's two moments.
 _BYTES_TRAINED = 16
@@ -166,14 +166,11 @@ def needs(size: Size, speed: Speed) -> tuple[StageNeed, ...]:
     tokens = _PROMPT_TOKENS + _ANSWER_TOKENS
     answering = size.weight_bytes + _BATCH_SEQUENCES * tokens * size.cache_bytes
     reading = size.weight_bytes + _BATCH_SEQUENCES * tokens * size.logit_bytes
-    step = _PAIRS_A_STEP * _SEQUENCES_A_PAIR * tokens
     slices = int(size.num_routed * _SELECTED_SHARE) * _BYTES_TRAINED
-    repair = size.weight_bytes + slices + step * (size.activation_bytes + _LOGITS_TO_LEARN * size.logit_bytes)
-    routers = (
-        size.weight_bytes
-        + size.num_router * _BYTES_TRAINED
-        + step * (size.activation_bytes + size.logit_bytes)
-    )
+    learnt = _TOKENS_A_PASS * (size.activation_bytes + _LOGITS_TO_LEARN * size.logit_bytes)
+    routed = _TOKENS_A_PASS * (size.activation_bytes + size.logit_bytes)
+    repair = size.weight_bytes + slices + learnt
+    routers = size.weight_bytes + size.num_router * _BYTES_TRAINED + routed
     learning = _EPOCHS * _SEQUENCES_A_PAIR * _FORWARD_AND_BACKWARD * _seconds_to_read(size, speed, _PAIRS)
     return (
         StageNeed("collect", answering, _seconds_to_answer(size, speed, _COLLECTED)),

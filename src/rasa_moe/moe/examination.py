@@ -185,7 +185,7 @@ def _advice(stage: str, size: budget.Size, speed: budget.Speed) -> str:
     if size.weight_bytes > free:
         return ": more than is free, even for the weights alone; use a larger machine"
     if stage in {"repair", "routers"}:
-        return ": more than is free; set align.gradient_checkpointing: true or a smaller align.batch_size"
+        return ": more than is free; set align.gradient_checkpointing: true or a smaller align.batch_tokens"
     if stage == "detect":
         return ": more than is free; use a larger machine"
     part = "evaluate" if stage == "audit" else stage
