@@ -65,7 +65,7 @@ def command(
     cost = plan(rows, chosen)
     chat = None
     if cost.calls:
-        note(f"Cost: {cost.calls} calls and about {cost.tokens} tokens at the attacker's endpoint.")
+        note(f"Cost: {cost.calls} calls and about {cost.tokens} tokens at the endpoints named.")
         chat = _attacker(attacker, attacker_model, key=attacker_key, out_file=out_file)
         if not is_agreed:
             typer.confirm("Spend it?", abort=True, err=True)

@@ -120,7 +120,7 @@ class AlignConfig(Section):
         1, description="Epochs of routing consistency in a round; 0 leaves the routers alone."
     )
     expert_lr: Positive = Field(
-        2e-3, description="Learning rate of the selected experts; the paper's models use 5e-5."
+        3e-3, description="Learning rate of the selected experts; the paper's models use 5e-5."
     )
     router_lr: Positive = Field(
         1e-4, description="Learning rate of the routers; the paper's models use 1e-6."

@@ -23,7 +23,7 @@ _EFFORT = {
     "rasa_replay": 0.76,
     "lora": 1.15,
 }
-_PAIRS_WON = 0.9
+_PAIRS_WON, _COPIES_WON = 0.9, 0.75
 
 
 def probe() -> float:
@@ -84,7 +84,8 @@ def _num_pairs(cell: Cell) -> int:
     goals = sum(
         row.kind == "harmful" and row.split == "train" and row.family == "plain" for row in source.rows
     )
-    pairs = max(1, round(cell.goal_share * goals * families * _PAIRS_WON))
+    won = _PAIRS_WON + _COPIES_WON * cell.config.collect.mutations
+    pairs = max(1, round(cell.goal_share * goals * families * won))
     return pairs if cell.pairs is None else min(pairs, cell.pairs)
 
 

@@ -147,7 +147,7 @@ class Scale:
 FULL = Scale(
     "full",
     seeds=5,
-    factors=(0.3, 1.0, 3.0, 10.0),  # wide, since the defaults of rivals are nobody's tuned values
+    factors=(0.3, 1.0, 3.0),
     goals=30,
     tuning_goals=60,
     pairs=180,
