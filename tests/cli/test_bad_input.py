@@ -132,7 +132,7 @@ def test_every_unknown_key_at_once_with_the_nearest_name(refused: Any) -> None:
 
 def test_no_jailbreak_that_works(refused: Any) -> None:
     shown = refused(*run_with(saved(untrained()), "collect.max_new_tokens=4"))
-    assert "No successful jailbreak to learn from: of 6 jailbreaks 0 were answered harmfully" in shown
+    assert "No successful jailbreak to learn from: of 12 jailbreaks 0 were answered harmfully" in shown
     assert "give more goals or stronger attacks" in shown
 
 

@@ -18,6 +18,7 @@ from rasa_moe.reproduce import FULL, Scale, reproduce, work
 from rasa_moe.reproduce.cells import Cell, describe
 from rasa_moe.reproduce.plan import Plan
 from rasa_moe.reproduce.pool import do_all
+from rasa_moe.reproduce.protocol import setting_of
 
 SCALE = Scale(
     "tiny",
@@ -36,12 +37,13 @@ RATES = {
     "full": (0.7, 0.0, 1.0),
     "steering": (0.0, 0.5, 0.5),
 }
+DEFAULTS = {key: setting_of(Config(), key) for key in ("full.lr", "align.expert_lr")}
 
 
 def _made_up(cell: Cell, folder: Path, *, done: Counter[str]) -> None:
     done[cell.method] += 1
     attack, wrapped, ability = RATES[cell.method]
-    if cell.method == "full" and cell.config.full.lr > Config().full.lr:
+    if cell.method == "full" and setting_of(cell.config, "full.lr") > DEFAULTS["full.lr"]:
         attack = 0.6  # the second trial is better, so it is what tuning must choose
     draw = random.Random(f"{cell.method} {cell.config.seed} {cell.split}")
 
@@ -160,8 +162,8 @@ def test_tuning_takes_the_better_trial_and_writes_down_all_of_them(
     rows = [row for row in _table(tmp_path, "tuning") if row["method"] == "full"]
     assert [row["is_chosen"] for row in rows] == ["False", "True"]
     chosen = json.loads((tmp_path / "chosen.json").read_text())["model-a"]
-    assert chosen["full"] == pytest.approx(2 * Config().full.lr)
-    assert chosen["rasa"] == Config().align.expert_lr
+    assert chosen["full"] == pytest.approx(2 * DEFAULTS["full.lr"])
+    assert chosen["rasa"] == DEFAULTS["align.expert_lr"]
 
 
 def test_a_second_call_does_nothing_again_and_a_lost_cell_is_done_again(
@@ -236,7 +238,7 @@ def test_workers_work_and_pass_on_errors(tmp_path: Path) -> None:
 def test_the_budget_grows_with_the_scale() -> None:
     from rasa_moe.reproduce.budget import estimated_seconds
     from rasa_moe.reproduce.plan import unique
-    from rasa_moe.reproduce.protocol import QUICK, setting_of
+    from rasa_moe.reproduce.protocol import QUICK
 
     totals = []
     for scale in (QUICK, FULL):

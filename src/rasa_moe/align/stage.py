@@ -19,7 +19,7 @@ from rasa_moe.align.optimizers import adamw
 from rasa_moe.align.repair import ExpertRepair
 from rasa_moe.align.trainable import Trainable
 from rasa_moe.collect.stage import RetainRow
-from rasa_moe.config import AlignConfig
+from rasa_moe.config import AlignConfig, learning_rate
 from rasa_moe.data.rows import Pair
 from rasa_moe.files import sha256_json
 from rasa_moe.moe import (
@@ -136,7 +136,10 @@ class _Training:
             "repair": ExpertSlices(moe, experts),
             "router": TrainableRouters(moe),
         }
-        self._rates = {"repair": config.expert_lr, "router": config.router_lr}
+        self._rates = {
+            "repair": learning_rate("align.expert_lr", config.expert_lr, width=moe.width),
+            "router": learning_rate("align.router_lr", config.router_lr, width=moe.width),
+        }
         self._optimizers = {
             kind: adamw(owner.parameters(), lr=self._rates[kind], config=config)
             for kind, owner in self._trained.items()

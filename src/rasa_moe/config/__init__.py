@@ -1,6 +1,7 @@
 """The configuration of a run: one schema, read from YAML, written back with its descriptions as comments."""
 
 from rasa_moe.config.load import differences, load_config
+from rasa_moe.config.rates import learning_rate, setting
 from rasa_moe.config.rivals import FullConfig
 from rasa_moe.config.schema import Config
 from rasa_moe.config.stages import (
@@ -24,5 +25,7 @@ __all__ = [
     "FullConfig",
     "config_text",
     "differences",
+    "learning_rate",
     "load_config",
+    "setting",
 ]

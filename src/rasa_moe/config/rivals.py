@@ -18,13 +18,13 @@ class TrainedRival(Section):
 class FullConfig(TrainedRival):
     """Set full fine-tuning, the rival that the audit is about."""
 
-    lr: Positive = Field(3e-4, description="Learning rate of every weight.")
+    lr: Positive | None = Field(None, description="Learning rate of every weight; null for one by the width.")
 
 
 class LoraSettings(TrainedRival):
     """Set low-rank adapters on attention and routed experts, merged when training ends."""
 
-    lr: Positive = Field(3e-3, description="Learning rate of the adapters.")
+    lr: Positive | None = Field(None, description="Learning rate of the adapters; null for one by the width.")
     rank: Count = Field(8, description="Rank of every adapter.")
     alpha: Positive = Field(16.0, description="Scale of the adapters: alpha / rank.")
 
@@ -32,19 +32,21 @@ class LoraSettings(TrainedRival):
 class ExpertsOnlySettings(TrainedRival):
     """Set the training of all experts and nothing else."""
 
-    lr: Positive = Field(1e-3, description="Learning rate of every expert.")
+    lr: Positive | None = Field(None, description="Learning rate of every expert; null for one by the width.")
 
 
 class RoutersOnlySettings(TrainedRival):
     """Set the training of all routers and nothing else, with the supervised loss."""
 
-    lr: Positive = Field(3e-3, description="Learning rate of every router.")
+    lr: Positive | None = Field(None, description="Learning rate of every router; null for one by the width.")
 
 
 class AffinitySettings(TrainedRival):
     """Set the training of the experts that jailbreaks use most, as many as detect.budget selects."""
 
-    lr: Positive = Field(2e-3, description="Learning rate of those experts.")
+    lr: Positive | None = Field(
+        None, description="Learning rate of those experts; null for one by the width."
+    )
 
 
 class SteeringSettings(Section):
@@ -59,14 +61,14 @@ class SteeringSettings(Section):
 class RouterKlSettings(TrainedRival):
     """Set full fine-tuning that holds the routing of the last prompt token near the refused request's."""
 
-    lr: Positive = Field(3e-4, description="Learning rate of every weight.")
+    lr: Positive | None = Field(None, description="Learning rate of every weight; null for one by the width.")
     kl_weight: Positive = Field(1.0, description="Weight of the routing divergence beside the other loss.")
 
 
 class ReroutingSettings(TrainedRival):
     """Set representation rerouting: hidden states of harmful answers leave those of the base model."""
 
-    lr: Positive = Field(1e-3, description="Learning rate of every weight.")
+    lr: Positive | None = Field(None, description="Learning rate of every weight; null for one by the width.")
     weight: Positive = Field(
         10.0, description="Weight of both losses; it moves from rerouting to retaining in training."
     )

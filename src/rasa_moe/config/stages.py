@@ -119,11 +119,15 @@ class AlignConfig(Section):
     router_epochs: CountOrZero = Field(
         1, description="Epochs of routing consistency in a round; 0 leaves the routers alone."
     )
-    expert_lr: Positive = Field(
-        3e-3, description="Learning rate of the selected experts; the paper's models use 5e-5."
+    expert_lr: Positive | None = Field(
+        None,
+        description="Learning rate of the selected experts; null for one by the model's width: 3e-3 for the "
+        "built-in models, 5e-5 (the paper's) from 2,048 on.",
     )
-    router_lr: Positive = Field(
-        1e-4, description="Learning rate of the routers; the paper's models use 1e-6."
+    router_lr: Positive | None = Field(
+        None,
+        description="Learning rate of the routers; null for one by the model's width: 1e-4 for the built-in "
+        "models, 1e-6 (the paper's) from 2,048 on.",
     )
     lr_decay: Switch = Field(
         True, description="Let both learning rates fall to 0 in a straight line over the rounds."

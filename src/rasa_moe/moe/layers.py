@@ -103,6 +103,11 @@ class MoeMap:
         """Number of experts each token is sent to (K in shapes)."""
         return self._same_in_all("top_k")
 
+    @property
+    def width(self) -> int:
+        """Hidden size of the model."""
+        return int(self.model.config.get_text_config().hidden_size)
+
     def _same_in_all(self, name: str) -> int:
         values = {int(getattr(layer, name)) for layer in self.layers}
         if len(values) != 1:

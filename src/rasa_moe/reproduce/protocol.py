@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rasa_moe.config import Config
+from rasa_moe.config import Config, learning_rate, setting
+from rasa_moe.config.rates import NARROW, RATES
 
 MODELS = ("testbed/olmoe", "testbed/qwen3")
 BASE, RASA = "base", "rasa"
@@ -221,11 +222,9 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
 
 
 def setting_of(config: Config, key: str) -> float:
-    """Return the value of a setting named as in `--set`."""
-    value: Any = config
-    for part in key.split("."):
-        value = getattr(value, part)
-    return float(value)
+    """Return the value of a setting named as in `--set`; of a learning rate left open, the narrow models'."""
+    value = setting(config, key)
+    return learning_rate(key, value, width=NARROW) if key in RATES else float(value)
 
 
 def trials_of(method: Method, scale: Scale, config: Config) -> Iterator[float]:

@@ -23,15 +23,14 @@ def affinity_experts(job: Job) -> list[ExpertId]:
 
 
 def _train(job: Job) -> Tuned:
-    settings = job.config.rivals.affinity_experts
     return train(
         job,
         method=_METHOD,
         weights=ExpertSlices(job.moe, affinity_experts(job)),
         loss=supervised(job),
         batches=job.batches(),
-        epochs=settings.epochs,
-        lr=settings.lr,
+        epochs=job.config.rivals.affinity_experts.epochs,
+        lr=job.rate("rivals.affinity_experts.lr"),
     )
 
 

@@ -15,7 +15,7 @@ from rasa_moe.align.batches import TrainingBatch, make_batches
 from rasa_moe.align.loop import LogLine
 from rasa_moe.align.repair import part_weights
 from rasa_moe.collect.stage import RetainRow
-from rasa_moe.config import Config
+from rasa_moe.config import Config, learning_rate, setting
 from rasa_moe.data.rows import Pair
 from rasa_moe.errors import ModelError
 from rasa_moe.files import sha256_json
@@ -68,6 +68,10 @@ class Job:
     def part_weights(self) -> dict[str, float]:
         """The weight of each part of a batch in supervised training."""
         return part_weights(self.config.align)
+
+    def rate(self, key: str) -> float:
+        """Return a learning rate, named as in `--set`; the one for the model's width if none is given."""
+        return learning_rate(key, setting(self.config, key), width=self.moe.width)
 
     def batches(self) -> list[TrainingBatch]:
         """Return the batches of supervised training, the same for every method."""

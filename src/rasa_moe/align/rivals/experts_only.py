@@ -10,15 +10,14 @@ _METHOD = "experts_only"
 
 
 def _train(job: Job) -> Tuned:
-    settings = job.config.rivals.experts_only
     return train(
         job,
         method=_METHOD,
         weights=ExpertSlices(job.moe, job.moe.expert_ids()),
         loss=supervised(job),
         batches=job.batches(),
-        epochs=settings.epochs,
-        lr=settings.lr,
+        epochs=job.config.rivals.experts_only.epochs,
+        lr=job.rate("rivals.experts_only.lr"),
     )
 
 

@@ -14,7 +14,7 @@ def _train_full(job: Job) -> Tuned:
         loss=supervised(job),
         batches=job.batches(),
         epochs=job.config.full.epochs,
-        lr=job.config.full.lr,
+        lr=job.rate("full.lr"),
     )
 
 
@@ -26,7 +26,7 @@ def _train_on_jailbreaks_alone(job: Job) -> Tuned:
         loss=supervised(job, weights={**dict.fromkeys(job.part_weights, 0.0), "jailbreak": 1.0}),
         batches=job.batches(),
         epochs=job.config.full.epochs,
-        lr=job.config.full.lr,
+        lr=job.rate("full.lr"),
     )
 
 

@@ -122,7 +122,7 @@ def _train(job: Job) -> Tuned:
                 loss=supervised(job),
                 batches=batches,
                 epochs=settings.epochs,
-                lr=settings.lr,
+                lr=job.rate("rivals.lora.lr"),
             )
         finally:
             adapters.merge()  # the adapters leave the model, also when the training fails

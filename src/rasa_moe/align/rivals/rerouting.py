@@ -118,7 +118,7 @@ def _train(job: Job) -> Tuned:
         loss=loss,
         batches=batches,
         epochs=settings.epochs,
-        lr=settings.lr,
+        lr=job.rate("rivals.rerouting.lr"),
         begin_epoch=loss.begin_epoch,
     )
 

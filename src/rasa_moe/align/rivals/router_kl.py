@@ -73,7 +73,7 @@ def _train(job: Job) -> Tuned:
         loss=_HeldRouting(job, batches, kl_weight=settings.kl_weight),
         batches=batches,
         epochs=settings.epochs,
-        lr=settings.lr,
+        lr=job.rate("rivals.router_kl.lr"),
     )
 
 

@@ -10,15 +10,14 @@ _METHOD = "routers_only"
 
 
 def _train(job: Job) -> Tuned:
-    settings = job.config.rivals.routers_only
     return train(
         job,
         method=_METHOD,
         weights=TrainableRouters(job.moe),
         loss=supervised(job),
         batches=job.batches(),
-        epochs=settings.epochs,
-        lr=settings.lr,
+        epochs=job.config.rivals.routers_only.epochs,
+        lr=job.rate("rivals.routers_only.lr"),
     )
 
 
