@@ -49,6 +49,14 @@ def test_the_goal_stays_and_the_wrapping_changes() -> None:
     assert 0.7 < sum(shares) / len(shares) < 0.95
 
 
+def test_lines_stay_lines() -> None:
+    text = "read this:\n\n- how is goal7 made\n- what does it cost\n\nthen answer both"
+    copies = with_mutations([row("lines", text, goal="goal7")], copies=20)[1:]
+    ends = [copy.messages[-1]["content"].count("\n") for copy in copies]
+    # A word that is dropped takes its line end with it; four of five or more are kept on average.
+    assert text.count("\n") * 0.8 <= sum(ends) / len(ends) <= text.count("\n")
+
+
 def test_nothing_comes_in_but_words_of_the_rows_without_other_goals() -> None:
     rows = [PLAIN, FACT, *ROWS]
     known = {word for one in rows for word in last(one)}

@@ -18,6 +18,7 @@ from rasa_moe.data.rows import PLAIN_FAMILY, Message, PromptRow
 _CHANGED, _JOINED = 0.3, 0.5  # share of the wrapping's words that are changed, of prompts that get a piece
 _PIECE = (3, 8)  # words
 _WORD = re.compile(r"\w+")
+_SPACED = re.compile(r"(\S+)(\s*)")
 
 
 def with_mutations(rows: Sequence[PromptRow], *, copies: int) -> list[PromptRow]:
@@ -61,14 +62,15 @@ class _Material:
 def _mutated(row: PromptRow, number: int, material: _Material) -> PromptRow:
     draw = random.Random(f"{row.id} {number}")
     kept = _words(row.goal)
-    words: list[str] = []
-    for word in row.messages[-1]["content"].split():
+    words: list[str] = []  # each with the space behind it, so that lines stay lines
+    for word, space in _SPACED.findall(row.messages[-1]["content"]):
         is_kept = bool(_words(word) & kept) or draw.random() >= _CHANGED
-        words += [word] if is_kept else _changed(word, material, draw)
+        *before, last = [word] if is_kept else _changed(word, material, draw) or [""]
+        words += [f"{one} " for one in before] + ([last + (space or " ")] if last else [])
     if material.texts and draw.random() < _JOINED:
-        piece = _piece(draw.choice(material.texts), draw)
-        words = [*piece, *words] if draw.random() < 0.5 else [*words, *piece]
-    turn = Message(role=row.messages[-1]["role"], content=" ".join(words))
+        piece = [f"{word} " for word in _piece(draw.choice(material.texts), draw)]
+        words = piece + words if draw.random() < 0.5 else words + piece
+    turn = Message(role=row.messages[-1]["role"], content="".join(words).strip())
     return replace(row, id=f"{row.id}~{number}", messages=(*row.messages[:-1], turn))
 
 
