@@ -11,7 +11,7 @@ import torch
 from rasa_moe.align import batches as rooms
 from rasa_moe.align.batches import TrainingBatch, make_batches
 from rasa_moe.align.consistency import RoutingConsistency
-from rasa_moe.align.loop import Compute
+from rasa_moe.align.loop import Compute, TrainingLog, run_epoch
 from rasa_moe.align.repair import ExpertRepair
 from rasa_moe.align.rivals import Job
 from rasa_moe.align.rivals.rerouting import _Rerouting
@@ -145,6 +145,35 @@ def test_the_gradient_is_that_of_one_pass(name: str, options: dict[str, Any], ba
         assert (one is None) == (other is None)
         if one is not None:
             torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6 * max(largest, 1.0))
+
+
+def step_norm(expert: ExpertId, batch_tokens: int) -> tuple[float, set[bool]]:
+    """Return the gradient's norm of one step on one expert, and whether its passes reach that expert."""
+    job, batch = job_of(tiny_model(), batch_tokens), batch_of()
+    repair_loss = ExpertRepair(job.model, job.moe, [batch], config=job.config.align)
+    log = TrainingLog("rasa")
+    with ExpertSlices(job.moe, (expert,)) as slices:
+        reached = {loss.requires_grad for loss, _ in repair_loss(batch, 0)}
+        run_epoch(
+            [batch],
+            [0],
+            repair_loss,
+            optimizer=torch.optim.AdamW(slices.parameters()),
+            max_grad_norm=1.0,
+            log=log,
+            phase="repair",
+            round_number=1,
+            on_step=lambda: None,
+        )
+    return log.lines[0]["grad_norm"], reached
+
+
+def test_a_pass_that_no_trained_expert_serves_adds_nothing() -> None:
+    rarely = ExpertId(1, 5)
+    norm, reached = step_norm(rarely, ROW_BY_ROW)
+    assert reached == {True, False}
+    assert norm == pytest.approx(step_norm(rarely, ONE_PASS)[0], rel=1e-4)
+    assert norm > 0
 
 
 def test_replayed_routing_is_that_of_each_pass() -> None:

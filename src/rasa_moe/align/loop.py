@@ -129,7 +129,9 @@ def _backward(summands: Iterator[Summand]) -> dict[str, float]:
     for loss, named in summands:
         for name, scalar in {"loss": loss, **named}.items():
             sums[name] = sums[name] + scalar.detach() if name in sums else scalar.detach()
-        loss.backward()  # type: ignore[no-untyped-call]
+        # No token of a pass may have chosen a trained expert.
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
     return {name: float(value) for name, value in sums.items()}
 
 
