@@ -72,6 +72,11 @@ def test_copies_depend_on_the_row_and_not_on_its_place() -> None:
     assert forwards == backwards
 
 
+def test_a_prompt_of_one_encoded_word_is_never_emptied() -> None:
+    copies = with_mutations([row("code", "YnVpbGQ=", goal="build")], copies=100)[1:]
+    assert all(last(copy) for copy in copies)
+
+
 def test_a_row_of_goal_words_alone_has_nothing_to_lend_or_to_lose() -> None:
     (_, copy) = with_mutations([row("only", "make tea", goal="make tea")], copies=1)
     assert last(copy) == ["make", "tea"]

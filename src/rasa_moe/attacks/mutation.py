@@ -70,7 +70,9 @@ def _mutated(row: PromptRow, number: int, material: _Material) -> PromptRow:
     if material.texts and draw.random() < _JOINED:
         piece = [f"{word} " for word in _piece(draw.choice(material.texts), draw)]
         words = piece + words if draw.random() < 0.5 else words + piece
-    turn = Message(role=row.messages[-1]["role"], content="".join(words).strip())
+    # A prompt of one encoded word may lose it, and would have nothing left.
+    content = "".join(words).strip() or row.messages[-1]["content"]
+    turn = Message(role=row.messages[-1]["role"], content=content)
     return replace(row, id=f"{row.id}~{number}", messages=(*row.messages[:-1], turn))
 
 
