@@ -64,9 +64,11 @@ def quiet_loading() -> None:
         # Importing makes half a million objects that stay; looking for garbage among them, then and at every
         # later collection, took two fifths of the time that `doctor` needs.
         gc.disable()
-        importlib.import_module("rasa_moe.moe")
-        gc.freeze()
-        gc.enable()
+        try:
+            importlib.import_module("rasa_moe.moe")
+            gc.freeze()
+        finally:
+            gc.enable()
     from transformers.utils import logging
 
     logging.disable_progress_bar()
