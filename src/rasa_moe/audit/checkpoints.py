@@ -91,19 +91,16 @@ def audit_checkpoints(
         model, tokenizer, moe, pairs=pairs, config=detection, seed=seed, progress=progress
     ).experts
     rows = jailbreak_rows(pairs, references=references or {}, goals=limits.goals)
+    options: dict[str, Any] = {
+        "judge": judge,
+        "max_new_tokens": limits.max_new_tokens,
+        "batch_tokens": limits.batch_tokens,
+        "progress": progress,
+    }
     judged = {}
     for name, tensors in ((BASE, {}), (TUNED, tuned)):
         with swapped(model, tensors):
-            answered = answer_rows(
-                model,
-                tokenizer,
-                rows,
-                judge=judge,
-                max_new_tokens=limits.max_new_tokens,
-                batch_tokens=limits.batch_tokens,
-                label=f"answer, {name}",
-                progress=progress,
-            )
+            answered = answer_rows(model, tokenizer, rows, label=f"answer, {name}", **options)
         judged[name] = {one.row.id: one for one in answered}
     result = audit(
         model,
@@ -114,12 +111,9 @@ def audit_checkpoints(
         rows=rows,
         share_rows=spread(rows, goals=limits.goals_for_shares, attacks_per_goal=limits.attacks_per_goal),
         experts=experts,
-        judge=judge,
-        max_new_tokens=limits.max_new_tokens,
-        batch_tokens=limits.batch_tokens,
         tells_experts_apart=True,
         seed=seed,
-        progress=progress,
+        **options,
     )
     return CheckpointAudit(audit=result, experts=experts, num_prompts=len(rows))
 

@@ -101,34 +101,18 @@ def audit(
         seed: Of the bootstraps.
         progress: Called as answers arrive.
     """
-    router_names = {
-        name for layer in moe.layers for name, _ in layer.router.named_parameters(layer.router_name)
-    }
     base = copy.deepcopy(model)
     pair = Pair(model=model, guide=base, moes=(moe, discover(base)), tokenizer=tokenizer)
     table = {name: harmful_answers(judged[name], rows) for name in (BASE, *tuned)}
     drift: list[dict[str, Any]] = []
     shares: list[tables.ModelShares] = []
-    prompts = [row.messages for row in rows]
     limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_tokens": batch_tokens}
-    options: dict[str, Any] = {**limits, "progress": progress}
     for name, tensors in tuned.items():
-        without_routers = {key: tensor for key, tensor in tensors.items() if key not in router_names}
-        with swapped(model, without_routers):
-            answers = generate(model, tokenizer, prompts, label=f"audit {name}, routers", **options)
-        table[f"{name} + base routers"] = judge_harm(judge, rows, answers)
         with swapped(model, tensors):
-            answers = generate_with_base_routing(
-                model,
-                base,
-                tokenizer,
-                moes=pair.moes,
-                conversations=prompts,
-                label=f"audit {name}, replay",
-                **options,
-            )
             drift += _drift(pair, rows=rows, judged=judged[BASE], name=name)
-        table[f"{name} + base routed experts"] = judge_harm(judge, rows, answers)
+        swaps = _answered(pair, tensors, rows=rows, name=name, options={**limits, "progress": progress})
+        for component, answers in swaps.items():
+            table[f"{name} + {component}"] = judge_harm(judge, rows, answers)
         games = play(
             pair,
             difference(moe, tensors, experts=experts),
@@ -142,6 +126,35 @@ def audit(
         )
         shares.append(tables.share_out(name, games, goals=[row.goal for row in share_rows], seed=seed))
     return _summary(table, drift, shares, goals=[row.goal for row in rows], tuned=list(tuned), seed=seed)
+
+
+def _answered(
+    pair: Pair,
+    tensors: Mapping[str, Tensor],
+    *,
+    rows: Sequence[PromptRow],
+    name: str,
+    options: Mapping[str, Any],
+) -> dict[str, list[Answer]]:
+    """Let a tuned model answer with each of `COMPONENTS` put back."""
+    model, moe, prompts = pair.model, pair.moes[0], [row.messages for row in rows]
+    router_names = {
+        name for layer in moe.layers for name, _ in layer.router.named_parameters(layer.router_name)
+    }
+    without_routers = {key: tensor for key, tensor in tensors.items() if key not in router_names}
+    with swapped(model, without_routers):
+        rerouted = generate(model, pair.tokenizer, prompts, label=f"audit {name}, routers", **options)
+    with swapped(model, tensors):
+        replayed = generate_with_base_routing(
+            model,
+            pair.guide,
+            pair.tokenizer,
+            moes=pair.moes,
+            conversations=prompts,
+            label=f"audit {name}, replay",
+            **options,
+        )
+    return {"base routers": rerouted, "base routed experts": replayed}
 
 
 def _summary(

@@ -63,13 +63,7 @@ def command(
     if run_dir is not None:
         if base or tuned or pairs:
             raise ConfigError("Give either a run directory or --base, --tuned and --pairs, not both.")
-        from rasa_moe.rundir import RunDirectory
-
-        with resumable("audit", run_dir):
-            work(RunDirectory.open(run_dir), only="audit", again=again)
-        verdicts = _show(run_dir / "audit.json")
-        say(f"audit: finished, see {run_dir}")
-        _end(verdicts, fail_on, model=RASA)
+        _end(_audit_run(run_dir, again=again), fail_on, model=RASA)
         return
     if base is None or tuned is None or pairs is None:
         raise ConfigError("Give a run directory, or all of --base, --tuned and --pairs.")
@@ -86,6 +80,17 @@ def command(
     verdicts = _show(out_dir / "audit.json")
     say(f"Report: {page}")
     _end(verdicts, fail_on, model="tuned")
+
+
+def _audit_run(run_dir: Path, *, again: bool) -> list[dict[str, Any]]:
+    """Run the stage of a run directory, print what it found and return the verdicts."""
+    from rasa_moe.rundir import RunDirectory
+
+    with resumable("audit", run_dir):
+        work(RunDirectory.open(run_dir), only="audit", again=again)
+    verdicts = _show(run_dir / "audit.json")
+    say(f"audit: finished, see {run_dir}")
+    return verdicts
 
 
 def _audit_pair(

@@ -199,23 +199,12 @@ def make_patch(
             "The snapshot was taken of other experts or another model; take it before training, with the "
             "experts that are trained."
         )
-    parameters = dict(model.named_parameters())
     changed = {
         name: rows
         for name, rows in touched(moe, experts).items()
         if sha256_tensor(after[name]) != sha256_tensor(before[name])
     }
-    tensors = [
-        {
-            "name": name,
-            "rows": rows,
-            "shape": list(parameters[name].shape),
-            "dtype": dtype_name(parameters[name]),
-            "sha256_before": sha256_with(parameters[name], rows, before[name]),
-            "sha256_after": sha256_tensor(parameters[name]),
-        }
-        for name, rows in changed.items()
-    ]
+    tensors = _described(model, changed, before=before)
     manifest = {
         "format_version": FORMAT_VERSION,
         "base_name": base_name,
@@ -230,6 +219,24 @@ def make_patch(
         before={name: before[name] for name in changed},
         manifest=manifest,
     )
+
+
+def _described(
+    model: nn.Module, changed: Mapping[str, list[int] | None], *, before: Mapping[str, Tensor]
+) -> list[dict[str, Any]]:
+    """Return what the manifest says of every changed tensor."""
+    parameters = dict(model.named_parameters())
+    return [
+        {
+            "name": name,
+            "rows": rows,
+            "shape": list(parameters[name].shape),
+            "dtype": dtype_name(parameters[name]),
+            "sha256_before": sha256_with(parameters[name], rows, before[name]),
+            "sha256_after": sha256_tensor(parameters[name]),
+        }
+        for name, rows in changed.items()
+    ]
 
 
 def export_checkpoint(
