@@ -11,6 +11,7 @@ import typer
 from rasa_moe.cli.console import note, say
 
 if TYPE_CHECKING:
+    from rasa_moe.attacks import Attack
     from rasa_moe.data.rows import PromptRow
     from rasa_moe.engines.http import HttpEngine
 
@@ -46,9 +47,7 @@ def command(
     is_agreed: Annotated[bool, typer.Option("--yes", help="Spend the shown cost without asking.")] = False,
 ) -> None:
     """Make jailbreak prompts of plain goals, for data.source of a run."""
-    from rasa_moe.attacks import all_attacks, get_attacks, make_rows, plan
-    from rasa_moe.cli.bars import Bars
-    from rasa_moe.data import write_rows
+    from rasa_moe.attacks import all_attacks, get_attacks, plan
     from rasa_moe.data.source import load_source
     from rasa_moe.errors import ConfigError
 
@@ -69,6 +68,17 @@ def command(
         chat = _attacker(attacker, attacker_model, key=attacker_key, out_file=out_file)
         if not is_agreed:
             typer.confirm("Spend it?", abort=True, err=True)
+    _make(rows, chosen, out_file, seed=seed, chat=chat)
+
+
+def _make(
+    rows: Sequence[PromptRow], chosen: Sequence[Attack], out_file: Path, *, seed: int, chat: HttpEngine | None
+) -> None:
+    """Make the attacks, write them beside the goals, and say what was made and spent."""
+    from rasa_moe.attacks import make_rows
+    from rasa_moe.cli.bars import Bars
+    from rasa_moe.data import write_rows
+
     with Bars() as bars:
         concurrency = chat.config.concurrency if chat else 1
         made = make_rows(rows, chosen, seed=seed, chat=chat, concurrency=concurrency, progress=bars)
