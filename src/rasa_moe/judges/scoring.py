@@ -277,9 +277,8 @@ def _counts(name: str, verdicts: Sequence[Verdict]) -> list[str]:
 
     scored = [verdict for verdict in verdicts if verdict.harmful is not None]
     refusals = Counter(verdict.refusal for verdict in scored)
-    lines = [f"{name}:"]
     shown = ", ".join(f"{kind} {refusals[kind]}" for kind in ("full", "partial", "none"))
-    lines.append(f"  refusal: {shown}; unscored {len(verdicts) - len(scored)}")
+    lines = [f"{name}:", f"  refusal: {shown}; unscored {len(verdicts) - len(scored)}"]
     for what, outcomes in (
         ("refused (full or partial)", [float(verdict.refusal != "none") for verdict in scored]),
         ("harmful", [float(bool(verdict.harmful)) for verdict in scored]),
