@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import (
     FIRST_EXCEPTION,
@@ -14,7 +15,7 @@ from concurrent.futures import (
 )
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 
 from rasa_moe.errors import RunError
 from rasa_moe.progress import Progress
@@ -72,10 +73,19 @@ def _follow(futures: list[Future[None]], progress: Callable[[int, int], None]) -
 def _start_worker() -> None:
     # Ctrl-C reaches the whole process group: workers then end at once, without a traceback each.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _one_thread()
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+
+
+def _end_with_parent() -> None:
+    """End this worker once the process that started it is gone: killed, it can't tell its workers."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _one_thread() -> None:
