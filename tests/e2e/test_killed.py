@@ -43,7 +43,14 @@ COMMAND = [
 
 def start(path: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen([*COMMAND, str(path)], stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        [*COMMAND, str(path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        # A shell lets what it starts in the background ignore Ctrl-C, and the tests may be just that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def stop_in_align(path: Path, number: int) -> tuple[int, str]:

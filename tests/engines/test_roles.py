@@ -50,6 +50,7 @@ def test_collect_asks_the_server_and_loads_no_model(tmp_path: Path, monkeypatch:
             "engine.generation.model=base",
             "collect.goals_per_family=2",
             "collect.retain_rows=4",
+            "collect.mutations=0",
         )
         work = Work(out=tmp_path / "out", make_checkpoints=lambda: tmp_path)
         work.out.mkdir()
