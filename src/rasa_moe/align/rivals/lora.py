@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Self
 
 import torch
@@ -43,7 +44,9 @@ class Adapters:
             target_modules=attention,
             target_parameters=_expert_weights(moe),
         )
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            # peft asks transformers by a name that will go with transformers 6: nothing a user can mend.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", category=FutureWarning)
             torch.manual_seed(seed)
             self._adapted = get_peft_model(model, settings)
         self._parameters = {
