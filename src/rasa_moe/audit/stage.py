@@ -109,7 +109,7 @@ def audit(
     limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_tokens": batch_tokens}
     for name, tensors in tuned.items():
         with swapped(model, tensors):
-            drift += _drift(pair, rows=rows, judged=judged[BASE], name=name)
+            drift += _drift(pair, rows=rows, judged=judged[BASE], name=name, batch_tokens=batch_tokens)
         swaps = _answered(pair, tensors, rows=rows, name=name, options={**limits, "progress": progress})
         for component, answers in swaps.items():
             table[f"{name} + {component}"] = judge_harm(judge, rows, answers)
@@ -234,14 +234,14 @@ def _as_floats(values: Sequence[bool | None]) -> Floats:
 
 
 def _drift(
-    pair: Pair, *, rows: Sequence[PromptRow], judged: Mapping[str, Judged], name: str
+    pair: Pair, *, rows: Sequence[PromptRow], judged: Mapping[str, Judged], name: str, batch_tokens: int
 ) -> list[dict[str, Any]]:
     """Compare routing on attack prompts with the base model's answers, so that both read the same text."""
     model, base, tokenizer, moes = pair.model, pair.guide, pair.tokenizer, pair.moes
     chats = [encode_chat(tokenizer, row.messages, judged[row.id].answer.text) for row in rows]
     batches = [
         collate([chats[index] for index in indices], tokenizer.pad_token_id).to(model.device)
-        for indices in length_bucketed([len(chat) for chat in chats], batch_tokens=8192)
+        for indices in length_bucketed([len(chat) for chat in chats], batch_tokens=batch_tokens)
     ]
 
     def trace_of(which: Any, moe: MoeMap) -> RoutingTrace:

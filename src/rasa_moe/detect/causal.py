@@ -105,6 +105,7 @@ def _counts(session: Session, rows: Sequence[PromptRow]) -> dict[str, dict[str, 
         rows,
         judge=session.judge,
         max_new_tokens=session.config.evaluate.max_new_tokens,
+        batch_tokens=session.config.evaluate.batch_tokens,
     )
     verdicts = [one.verdict for one in judged]
     rates = {

@@ -40,6 +40,7 @@ def format_control(
         asked,
         judge=session.judge,
         max_new_tokens=session.config.collect.max_new_tokens,
+        batch_tokens=session.config.collect.batch_tokens,
         label="harmless answers",
         progress=progress,
     )
