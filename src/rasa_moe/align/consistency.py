@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -62,14 +62,10 @@ class RoutingConsistency:
         return tuple(name for name in ("anchor", "retain") if name in batch.parts)
 
     def _target(self, batch: TrainingBatch) -> Tensor:
-        """Return what rows are held to, (B,L,E) fp32: jailbreaks to their anchors, others to themselves."""
-        shape = (len(batch.chats.input_ids), self._moe.num_layers, self._moe.num_experts)
-        target = torch.zeros(shape, device=batch.chats.input_ids.device)
-        parts = dict.fromkeys(("anchor", *self._kept(batch)))
-        for micro in batch.micro_batches(*parts, batch_tokens=self._config.batch_tokens):
-            target[micro.rows] = self._routing(micro).to(target.device)
-        target[batch.parts["jailbreak"]] = target[batch.parts["anchor"]]
-        return target
+        parts = tuple(dict.fromkeys(("anchor", *self._kept(batch))))
+        return routing_targets(
+            batch, parts, self._routing, moe=self._moe, batch_tokens=self._config.batch_tokens
+        )
 
     def _routing(self, micro: MicroBatch) -> Tensor:
         """Return the mean routing distribution of each chat over the configured span, (b,L,E) fp32."""
@@ -84,3 +80,31 @@ class RoutingConsistency:
         routing = watch.mean_probabilities(own(chats.spans[self._config.router_span]))
         routing = through_output(routing, self._model, output)
         return world.whole_rows(routing, total=len(chats.input_ids))
+
+
+def routing_targets(
+    batch: TrainingBatch,
+    parts: Sequence[str],
+    routing_of: Callable[[MicroBatch], Tensor],
+    *,
+    moe: MoeMap,
+    batch_tokens: int,
+) -> Tensor:
+    """Return what the rows of a batch are held to: jailbreaks to their anchors, other rows to themselves.
+
+    Args:
+        batch: The batch.
+        parts: Parts whose routing is looked at, each once; "anchor" among them.
+        routing_of: Micro-batch -> (b,L,E) fp32.
+        moe: The model's map.
+        batch_tokens: As in `micro_batches`.
+
+    Returns:
+        (B,L,E) fp32; 0 for rows of other parts.
+    """
+    ids = batch.chats.input_ids
+    target = torch.zeros((len(ids), moe.num_layers, moe.num_experts), device=ids.device)
+    for micro in batch.micro_batches(*parts, batch_tokens=batch_tokens):
+        target[micro.rows] = routing_of(micro).to(ids.device)
+    target[batch.parts["jailbreak"]] = target[batch.parts["anchor"]]
+    return target

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rasa_moe.align.batches import MicroBatch, TrainingBatch
+from rasa_moe.align.consistency import routing_targets
 from rasa_moe.align.loop import Summand
 from rasa_moe.align.losses import routing_divergence, supervised_losses
 from rasa_moe.align.repair import forward, summand
@@ -32,7 +33,16 @@ class _HeldRouting:
         self._kl_weight = kl_weight
         self._batch_tokens = job.config.align.batch_tokens
         with torch.no_grad():
-            self._targets = [self._target(batch) for batch in batches]
+            self._targets = [
+                routing_targets(
+                    batch,
+                    ("anchor",),
+                    lambda micro: self._routed(micro)[1],
+                    moe=job.moe,
+                    batch_tokens=self._batch_tokens,
+                )
+                for batch in batches
+            ]
 
     def __call__(self, batch: TrainingBatch, index: int) -> Iterator[Summand]:
         held = batch.parts["jailbreak"]
@@ -44,15 +54,6 @@ class _HeldRouting:
             )
             loss, named = summand(supervised_losses(logits, batch, micro), self._job.part_weights)
             yield loss + self._kl_weight * kl, {**named, "kl": kl}
-
-    def _target(self, batch: TrainingBatch) -> Tensor:
-        """Return what the jailbreaks' rows are held to, (B,L,E) fp32: the routing of their anchors."""
-        moe, ids = self._job.moe, batch.chats.input_ids
-        target = torch.zeros((len(ids), moe.num_layers, moe.num_experts), device=ids.device)
-        for micro in batch.micro_batches("anchor", batch_tokens=self._batch_tokens):
-            target[micro.rows] = self._routed(micro)[1].to(ids.device)
-        target[batch.parts["jailbreak"]] = target[batch.parts["anchor"]]
-        return target
 
     def _routed(self, micro: MicroBatch) -> tuple[Tensor, Tensor]:
         """Return logits of this process' rows and the routing of every last prompt token, (b,L,E)."""
