@@ -238,6 +238,16 @@ def test_without_a_pair_there_is_nothing_to_learn(
         collected(monkeypatch, harmful("bomb"), answers)
 
 
+def test_rows_without_an_attack_are_refused_before_anything_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [row("harmful", "plain", "bomb"), row("harmful", "story", "gas", split="test")]
+    monkeypatch.setattr("rasa_moe.evaluate.stage.generate", lambda *a, **k: pytest.fail("asked"))
+    source = Source(name="by hand", rows=tuple(rows), family_splits=FAMILY_SPLITS)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"name attacks in data\.attacks"):
+        stage.collect(None, None, source=source, judge=ByWord(), config=CollectConfig())
+
+
 def test_changed_copies_that_work_are_pairs_too_and_hold_train_words_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

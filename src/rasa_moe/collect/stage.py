@@ -75,12 +75,18 @@ def collect(
         progress: Called as answers arrive.
 
     Raises:
-        DataError: No jailbreak worked on a goal that is refused plainly, so there is nothing to learn from.
+        DataError: There is no attack, or none worked on a goal that is refused plainly.
     """
+    prompts = _prompts(source, config)
+    if not any(map(is_attack, prompts)):
+        raise DataError(
+            "No harmful prompt of the train split is inside an attack, so there is nothing to learn from; "
+            "name attacks in data.attacks (rasa-moe attack --list shows them), or give rows a family."
+        )
     transcript = answer_rows(
         model,
         tokenizer,
-        with_mutations(_prompts(source, config), copies=config.mutations),
+        with_mutations(prompts, copies=config.mutations),
         judge=judge,
         max_new_tokens=config.max_new_tokens,
         batch_tokens=config.batch_tokens,
