@@ -14,8 +14,9 @@ from models import bits
 from rasa_moe.align import Alignment, align
 from rasa_moe.align.batches import make_batches
 from rasa_moe.align.losses import routing_divergence
-from rasa_moe.align.repair import ExpertRepair, part_weights
+from rasa_moe.align.repair import ExpertRepair
 from rasa_moe.align.stage import plan
+from rasa_moe.align.supervised import DRIFT, part_weights
 from rasa_moe.config import AlignConfig
 from rasa_moe.errors import RunError, TrainingError
 from rasa_moe.moe import ExpertId, MoeMap, discover, record, sha256_tensor, watch_routers
@@ -324,12 +325,12 @@ def test_with_every_weight_at_zero_only_jailbreaks_and_their_routing_are_learned
 
 
 def test_the_loss_of_repair_is_the_weighted_sum_of_its_parts(model: PreTrainedModel, moe: MoeMap) -> None:
-    config = CONFIG.model_copy(update={"anchor_weight": 0.5, "retain_weight": 2.0})
-    weights = part_weights(config)
+    config = CONFIG.model_copy(update={"anchor_weight": 0.5, "retain_weight": 2.0, "drift_weight": 0.25})
+    weights = {**part_weights(config), DRIFT: 0.25}
     assert (weights["jailbreak"], weights["anchor"], weights["retain"]) == (1.0, 0.5, 2.0)
     for line in steps_of(run(model, moe, config), "repair"):
         parts = {name: line[f"loss_{name}"] for name in weights if f"loss_{name}" in line}
-        assert parts.keys() >= {"jailbreak", "anchor", "retain"}
+        assert parts.keys() >= {"jailbreak", "anchor", "retain", DRIFT}
         expected = sum(weights[name] * loss for name, loss in parts.items())
         assert line["loss"] == pytest.approx(expected, rel=1e-6)
 

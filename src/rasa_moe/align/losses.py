@@ -1,11 +1,12 @@
-"""The two losses of the method: supervised refusal and routing consistency.
+"""The losses of the method: supervised refusal, drift of scores, routing consistency.
 
-Shape letters: B sequences, S positions, L MoE layers, E experts, V vocabulary.
+Shape letters: B sequences (b of them in a micro-batch), S positions, N positions that predict a response
+token (M of them in harmless conversations), L MoE layers, E experts, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -17,6 +18,7 @@ from rasa_moe.data.chats import IGNORED_LABEL, Batch
 from rasa_moe.distributed import current
 
 Divergence = Literal["forward", "reverse", "symmetric"]
+RETAINED = "retain"
 
 
 def supervised_losses(logits: Tensor, batch: TrainingBatch, micro: MicroBatch) -> dict[str, Tensor]:
@@ -34,19 +36,64 @@ def supervised_losses(logits: Tensor, batch: TrainingBatch, micro: MicroBatch) -
 
     Paper: `L_SFT(x, y_ref)` over B_adv is the part "jailbreak".
     """
-    world = current()
-    own_targets = world.own_rows(micro.chats.labels[:, 1:])
+    own_targets = current().own_rows(micro.chats.labels[:, 1:])
     is_learned = own_targets != IGNORED_LABEL
     if logits.dim() == 3:
         logits = logits[:, :-1][is_learned]
     losses_N = functional.cross_entropy(logits.float(), own_targets[is_learned], reduction="none")
+    return _means(losses_N, batch, micro, parts=tuple(batch.parts))
+
+
+def score_drift(logits: Tensor, base: Tensor, batch: TrainingBatch, micro: MicroBatch) -> Tensor:
+    """Return what some rows add to the mean drift of scores over the response tokens of what is retained.
+
+    The drift at a token is the variance, over the vocabulary, of what each score has gained: adding the same
+    to all scores changes nothing. Where cross-entropy says no more once the right token is likely enough, it
+    goes on counting how far a refusal has come up; see Buzzega et al., "Dark experience for general continual
+    learning" (2020).
+
+    Args:
+        logits: (N,V) floating, at the positions of `predicting`.
+        base: (M,V) floating, the base model's at those positions that `kept` tells.
+        batch: Decides which rows are retained, and over how many tokens the mean goes.
+        micro: The rows that were forwarded.
+
+    Returns:
+        Scalar fp32, squared nats; over all micro-batches it adds up to the mean.
+    """
+    is_kept = kept(batch, micro)
+    gained = logits[is_kept].float() - base.float()
+    drift_M = (gained - gained.mean(dim=-1, keepdim=True)).square().mean(dim=-1)
+    drift_N = drift_M.new_zeros(len(is_kept)).masked_scatter(is_kept, drift_M)
+    return _means(drift_N, batch, micro, parts=(RETAINED,))[RETAINED]
+
+
+def kept(batch: TrainingBatch, micro: MicroBatch) -> Tensor:
+    """Return (N,) bool, which positions of `predicting` are in harmless conversations."""
+    rows = current().own_rows(micro.rows)
+    return torch.isin(rows[predicting(micro.chats).nonzero()[:, 0]], batch.parts[RETAINED])
+
+
+def _means(
+    values_N: Tensor, batch: TrainingBatch, micro: MicroBatch, *, parts: Sequence[str]
+) -> dict[str, Tensor]:
+    """Return what the rows of a micro-batch add to each part's mean over response tokens.
+
+    Args:
+        values_N: (N,) fp32, at the positions of `predicting`.
+        batch: Decides which rows are a part, and how many tokens it has.
+        micro: The rows that were forwarded.
+        parts: Which parts.
+    """
+    world = current()
+    is_learned = world.own_rows(micro.chats.labels[:, 1:]) != IGNORED_LABEL
     # (b,S-1), 0 where ignored
-    losses = losses_N.new_zeros(own_targets.shape).masked_scatter(is_learned, losses_N)
-    losses = world.whole_rows(losses, total=len(micro.rows))
+    values = values_N.new_zeros(is_learned.shape).masked_scatter(is_learned, values_N)
+    values = world.whole_rows(values, total=len(micro.rows))
     counted = batch.chats.labels[:, 1:] != IGNORED_LABEL
     return {
-        name: losses[torch.isin(micro.rows, rows)].sum() / counted[rows].sum()
-        for name, rows in batch.parts.items()
+        name: values[torch.isin(micro.rows, batch.parts[name])].sum() / counted[batch.parts[name]].sum()
+        for name in parts
     }
 
 

@@ -121,7 +121,7 @@ class AlignConfig(Section):
     )
     expert_lr: Positive | None = Field(
         None,
-        description="Learning rate of the selected experts; null for one by the model's width: 3e-3 for the "
+        description="Learning rate of the selected experts; null for one by the model's width: 1e-2 for the "
         "built-in models, 5e-5 (the paper's) from 2,048 on.",
     )
     router_lr: Positive | None = Field(
@@ -142,7 +142,12 @@ class AlignConfig(Section):
     retain_weight: NotNegative = Field(
         3.0, description="Weight of the harmless conversations in repair; 0 is the paper's form."
     )
-    retain_per_pair: Count = Field(2, description="Harmless conversations beside each pair of a batch.")
+    drift_weight: NotNegative = Field(
+        3.0,
+        description="Weight, in repair, of how far the scores of the whole vocabulary move on harmless "
+        "conversations; 0 is the paper's form.",
+    )
+    retain_per_pair: Count = Field(4, description="Harmless conversations beside each pair of a batch.")
     anchor_weight: NotNegative = Field(
         1.0, description="Weight of the plain requests' refusals in repair; 0 is the paper's form."
     )

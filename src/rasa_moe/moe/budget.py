@@ -19,8 +19,8 @@ from rasa_moe.moe.layers import MoeMap, expert_tensor_names
 _PROMPT_TOKENS, _ANSWER_TOKENS = 256, 128
 _COLLECTED, _PAIRS, _EPOCHS, _EVALUATED, _AUDITED = 800, 200, 3, 2000, 2000
 _BATCH_SEQUENCES = 32
-# A pair, its refused request, two harmless conversations and a refusal half-way; tokens of one pass.
-_SEQUENCES_A_PAIR, _TOKENS_A_PASS = 5, 2048
+# A pair, its refused request, four harmless conversations and a refusal half-way; tokens of one pass.
+_SEQUENCES_A_PAIR, _TOKENS_A_PASS = 7, 2048
 _SELECTED_SHARE = 0.125
 # A trained value: fp32 master, gradient and AdamW's two moments.
 _BYTES_TRAINED = 16

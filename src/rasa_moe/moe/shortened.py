@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -21,7 +22,7 @@ class _Enough(Exception):
 
 
 @contextmanager
-def logits_at(model: Any, positions: Tensor) -> Iterator[None]:
+def logits_at(model: Any, positions: Tensor, *, also: Tensor | None = None) -> Iterator[list[Tensor]]:
     """Compute scores of the vocabulary at some positions only: `logits` of a call is (N,V), not (B,S,V).
 
     Scores cost more memory than everything else in a batch of a small model with a large vocabulary.
@@ -29,14 +30,21 @@ def logits_at(model: Any, positions: Tensor) -> Iterator[None]:
     Args:
         model: Causal language model.
         positions: (B,S) bool, in the order of the rows of `logits`.
+        also: (M,D) final hidden states of an earlier call whose scores shall come last: `logits` is (N+M,V).
+            The model treats them as it treats its own.
+
+    Yields:
+        A list to which each call appends its final hidden states at the positions, (N,D).
     """
+    seen: list[Tensor] = []
 
     def narrow(head: nn.Module, args: tuple[Tensor, ...]) -> Tensor:
-        return args[0][positions.to(args[0].device)]
+        seen.append(args[0][positions.to(args[0].device)])
+        return seen[-1] if also is None else torch.cat([seen[-1], also.to(seen[-1])])
 
     handle = model.get_output_embeddings().register_forward_pre_hook(narrow)
     try:
-        yield
+        yield seen
     finally:
         handle.remove()
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rasa_moe.config import Config
 from rasa_moe.data.source import load_source
-from rasa_moe.reproduce.cells import Cell
+from rasa_moe.reproduce.cells import Cell, suites_of
 from rasa_moe.reproduce.protocol import BASE, METHODS
 
 # Measured with one thread on the built-in models; `_PROBE_SECONDS` is what `probe` took there.
@@ -22,6 +22,7 @@ _EFFORT = {
     "random_experts": 0.68,
     "rasa_replay": 0.76,
     "lora": 1.15,
+    "lora_held": 1.2,
 }
 _PAIRS_WON, _COPIES_WON = 0.9, 0.75
 
@@ -101,10 +102,4 @@ def _epochs(name: str, config: Config) -> float:
 
 def num_prompts(cell: Cell) -> int:
     """Return how many prompts a cell asks."""
-    from rasa_moe.evaluate.suites import make_suites
-
-    source = load_source(cell.config.data.source, families=cell.families)
-    suites = make_suites(source, split=cell.split, limit=cell.goals)
-    attacks = ("attack_trained", "attack_held_out")
-    chosen = [suite for suite in suites if not cell.only_attacks or suite.kind in attacks]
-    return len({row.id for suite in chosen for row in suite.rows})
+    return len({row.id for suite in suites_of(cell) for row in suite.rows})

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rasa_moe.collect.stage import RetainRow
+    from rasa_moe.evaluate.suites import Suite
 
-FORMAT = 1
+FORMAT = 2
 # Settings that can change what a cell holds; the others may change without any cell being done again.
 _DECIDING = {"seed", "collect", "detect", "align", "full", "rivals"}
 _ATTACKS = ("attack_trained", "attack_held_out")
@@ -88,7 +89,6 @@ class Cell:
 def run_cell(cell: Cell, folder: Path) -> None:
     """Train, ask and write the result; a training that blows up is a result, too."""
     from rasa_moe.evaluate.stage import answer_suites, outcomes
-    from rasa_moe.evaluate.suites import make_suites
     from rasa_moe.judges import get_judge
 
     model, tokenizer, moe = loaded(cell.config.model)
@@ -111,8 +111,7 @@ def run_cell(cell: Cell, folder: Path) -> None:
         from rasa_moe.align.rivals import in_use
 
         started = time.perf_counter()
-        suites = make_suites(source, split=cell.split, limit=cell.goals)
-        suites = [suite for suite in suites if not cell.only_attacks or suite.kind in _ATTACKS]
+        suites = suites_of(cell)
         with in_use(moe, tensors):
             judged = answer_suites(
                 model,
@@ -134,6 +133,18 @@ def run_cell(cell: Cell, folder: Path) -> None:
         ]
         facts["answer_seconds"] = round(time.perf_counter() - started, 2)
     write_json(cell.file(folder), facts)
+
+
+def suites_of(cell: Cell) -> list[Suite]:
+    """Return what a cell asks; in tuning, harmless requests in unfamiliar wrappings as well."""
+    from rasa_moe.evaluate.suites import make_suites
+    from rasa_moe.reproduce.unfamiliar import unfamiliar_suites
+
+    source = _source(cell.config.data.source, cell.families)
+    suites = make_suites(source, split=cell.split, limit=cell.goals)
+    if cell.split == "validation":
+        suites += unfamiliar_suites(source, limit=cell.goals)
+    return [suite for suite in suites if not cell.only_attacks or suite.kind in _ATTACKS]
 
 
 def describe(cell: Cell) -> dict[str, Any]:

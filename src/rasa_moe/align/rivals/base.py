@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rasa_moe.align.batches import TrainingBatch, make_batches
 from rasa_moe.align.loop import LogLine
-from rasa_moe.align.repair import part_weights
+from rasa_moe.align.supervised import part_weights
 from rasa_moe.collect.stage import RetainRow
 from rasa_moe.config import Config, learning_rate, setting
 from rasa_moe.data.rows import Pair

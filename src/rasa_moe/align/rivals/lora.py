@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from rasa_moe.align.rivals.base import Job, Rival, Tuned, require_float32
-from rasa_moe.align.rivals.training import copies, learn, put_back_after, supervised
+from rasa_moe.align.rivals.training import copies, learn, put_back_after
+from rasa_moe.align.supervised import DRIFT, SupervisedLoss
 from rasa_moe.errors import ConfigError, ModelError
 from rasa_moe.moe import MoeMap
 from rasa_moe.moe.layers import expert_tensor_names
@@ -122,7 +123,12 @@ def _train(job: Job) -> Tuned:
                 job,
                 method=_METHOD,
                 weights=adapters,
-                loss=supervised(job),
+                loss=SupervisedLoss(
+                    job.model,
+                    batches,
+                    weights={**job.part_weights, DRIFT: settings.drift_weight},
+                    batch_tokens=job.config.align.batch_tokens,
+                ),
                 batches=batches,
                 epochs=settings.epochs,
                 lr=job.rate("rivals.lora.lr"),

@@ -15,9 +15,9 @@ from rasa_moe.align.batches import MicroBatch, TrainingBatch
 from rasa_moe.align.consistency import routing_targets
 from rasa_moe.align.loop import Summand
 from rasa_moe.align.losses import routing_divergence, supervised_losses
-from rasa_moe.align.repair import forward, summand
 from rasa_moe.align.rivals.base import Job, Rival, Tuned
 from rasa_moe.align.rivals.training import AllWeights, train
+from rasa_moe.align.supervised import forward, summand
 from rasa_moe.distributed import current
 from rasa_moe.moe import watch_routers
 

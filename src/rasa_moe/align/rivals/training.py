@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from rasa_moe.align.batches import TrainingBatch, epoch_order
 from rasa_moe.align.checkpoint import Checkpoint
-from rasa_moe.align.loop import Compute, LogLine, Summand, TrainingLog, relative_change, run_epoch
-from rasa_moe.align.losses import supervised_losses
+from rasa_moe.align.loop import Compute, LogLine, TrainingLog, relative_change, run_epoch
 from rasa_moe.align.optimizers import adamw
-from rasa_moe.align.repair import forward, summand
 from rasa_moe.align.rivals.base import Job, Tuned, require_float32
+from rasa_moe.align.supervised import SupervisedLoss
 from rasa_moe.align.trainable import Trainable
 from rasa_moe.moe import checkpointed
 from rasa_moe.moe.slices import freeze, unfreeze
@@ -82,13 +81,7 @@ def supervised(job: Job, *, weights: Mapping[str, float] | None = None) -> Compu
         weights: Part of a batch -> its weight.
     """
     chosen = job.part_weights if weights is None else weights
-
-    def compute(batch: TrainingBatch, index: int) -> Iterator[Summand]:
-        for micro in batch.micro_batches(batch_tokens=job.config.align.batch_tokens):
-            logits = forward(job.model, micro).logits
-            yield summand(supervised_losses(logits, batch, micro), chosen)
-
-    return compute
+    return SupervisedLoss(job.model, (), weights=chosen, batch_tokens=job.config.align.batch_tokens)
 
 
 def train(

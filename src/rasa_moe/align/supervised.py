@@ -1,0 +1,118 @@
+"""The supervised loss of a batch: refusals and what is retained, pass by pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rasa_moe.align.batches import MicroBatch, TrainingBatch
+from rasa_moe.align.loop import Summand
+from rasa_moe.align.losses import RETAINED, kept, predicting, score_drift, supervised_losses, weighted_sum
+from rasa_moe.config import AlignConfig
+from rasa_moe.distributed import current
+from rasa_moe.moe import logits_at
+
+DRIFT = "drift"
+
+
+class SupervisedLoss:
+    """Compute the weighted sum of the parts' cross-entropies, and of the drift of scores.
+
+    With a weight for the drift, construct it while the model is still the base model, whose final hidden
+    states are recorded here; the head must not be trained.
+
+    Args:
+        model: The model.
+        batches: In the order of their indices.
+        weights: Part of a batch, or "drift" -> its weight; what is not named takes no part.
+        batch_tokens: Most tokens of one pass.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        batches: Sequence[TrainingBatch],
+        *,
+        weights: Mapping[str, float],
+        batch_tokens: int,
+    ) -> None:
+        self._model = model
+        self._weights = weights
+        self._batch_tokens = batch_tokens
+        has_retained = all(RETAINED in batch.parts for batch in batches)
+        is_held = weights.get(DRIFT, 0) > 0 and has_retained
+        self._states = self._final_states(batches) if is_held else None
+
+    def __call__(
+        self,
+        batch: TrainingBatch,
+        index: int,
+        around: Callable[[int], AbstractContextManager[None]] = lambda number: nullcontext(),
+    ) -> Iterator[Summand]:
+        """Yield what each micro-batch adds to the loss and to its parts, for batch number `index`.
+
+        `around` gives the context of the forward pass of micro-batch `number`.
+        """
+        for number, micro in enumerate(self.micro_batches(batch)):
+            states = None if self._states is None else self._states[index][number]
+            with around(number):
+                logits = forward(self._model, micro, also=states).logits
+            if states is None:
+                yield summand(supervised_losses(logits, batch, micro), self._weights)
+                continue
+            logits, base = logits.tensor_split([len(logits) - len(states)])
+            losses = supervised_losses(logits, batch, micro)
+            losses[DRIFT] = score_drift(logits, base.detach(), batch, micro)
+            yield summand(losses, self._weights)
+
+    def micro_batches(self, batch: TrainingBatch) -> list[MicroBatch]:
+        """Return the passes of a batch."""
+        return batch.micro_batches(batch_tokens=self._batch_tokens)
+
+    @torch.no_grad()
+    def _final_states(self, batches: Sequence[TrainingBatch]) -> list[list[Tensor]]:
+        """Return the model's final hidden states on harmless conversations, (M,D) a micro-batch.
+
+        Scores are made of them anew in every step: those of a large vocabulary would fill the memory.
+        """
+        states: list[list[Tensor]] = []
+        for batch in batches:
+            states.append([])
+            for micro in self.micro_batches(batch):
+                with logits_at(self._model, predicting(micro.chats)) as seen:
+                    _call(self._model, micro)
+                states[-1].append(seen[0][kept(batch, micro)].cpu())
+        return states
+
+
+def part_weights(config: AlignConfig) -> dict[str, float]:
+    """Return the weight of each part of a batch in supervised training."""
+    return {
+        "jailbreak": 1.0,
+        "recovery": config.recovery_weight,
+        "anchor": config.anchor_weight,
+        RETAINED: config.retain_weight,
+    }
+
+
+def summand(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Summand:
+    """Return the weighted sum of parts, and the parts under the names of the log."""
+    return weighted_sum(losses, weights), {f"loss_{name}": loss for name, loss in losses.items()}
+
+
+def forward(model: Any, micro: MicroBatch, *, also: Tensor | None = None) -> Any:
+    """Call the model on this process' rows of a micro-batch (all rows where it is alone), without a cache.
+
+    Its `logits` are (N,V): nobody reads those of prompts and padding. `also` is (M,D), see `logits_at`.
+    """
+    with logits_at(model, predicting(micro.chats), also=also):
+        return _call(model, micro)
+
+
+def _call(model: Any, micro: MicroBatch) -> Any:
+    own, chats = current().own_rows, micro.chats
+    return model(input_ids=own(chats.input_ids), attention_mask=own(chats.attention_mask), use_cache=False)
