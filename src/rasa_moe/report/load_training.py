@@ -19,7 +19,16 @@ from rasa_moe.report.records import (
     TrainingStep,
 )
 
-CURVES = ("loss", "loss_jailbreak", "loss_anchor", "loss_retain", "loss_recovery", "kl", "kl_retain")
+CURVES = (
+    "loss",
+    "loss_jailbreak",
+    "loss_anchor",
+    "loss_retain",
+    "loss_recovery",
+    "loss_drift",
+    "kl",
+    "kl_retain",
+)
 
 
 def load_training(path: Path) -> Training:

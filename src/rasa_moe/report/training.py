@@ -30,6 +30,7 @@ LOSSES = (
     Curve("loss_anchor", "anchors", "c2 dashed"),
     Curve("loss_retain", "retained behaviour", "c3 dotted"),
     Curve("loss_recovery", "refusals half-way through an answer", "c4"),
+    Curve("loss_drift", "drift of scores on harmless conversations", "c5 dashed"),
 )
 KL = (
     Curve("kl", "KL of jailbreak to anchor routing", "c1"),
