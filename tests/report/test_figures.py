@@ -157,7 +157,8 @@ def test_a_stage_that_hardly_moved_is_pointed_out(tmp_path: Path) -> None:
 
 
 def test_every_part_of_a_loss_has_a_line(tmp_path: Path) -> None:
-    parts = {"loss": 4.0, "loss_jailbreak": 1.0, "loss_anchor": 1.0, "loss_retain": 1.0, "loss_recovery": 1.0}
+    names = ("jailbreak", "anchor", "retain", "recovery", "drift")
+    parts = {"loss": 5.0, **{f"loss_{name}": 1.0 for name in names}}
     steps = [
         {"method": "rasa", "phase": phase, "round": 0, "step": at, **values}
         for phase, values in (("repair", parts), ("router", {"loss": 0.3, "kl": 0.2, "kl_retain": 0.1}))
@@ -165,7 +166,13 @@ def test_every_part_of_a_loss_has_a_line(tmp_path: Path) -> None:
     ]
     write_lines(tmp_path / "training.jsonl", steps)
     drawn = training_part(load_training(tmp_path / "training.jsonl"))
-    for words in ("refusals half-way", "retained behaviour", "KL of jailbreak", "KL of plain and harmless"):
+    for words in (
+        "refusals half-way",
+        "retained behaviour",
+        "drift of scores",
+        "KL of jailbreak",
+        "KL of plain and harmless",
+    ):
         assert words in drawn
 
 
