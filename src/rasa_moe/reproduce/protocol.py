@@ -157,7 +157,7 @@ class Scale:
 FULL = Scale(
     "full",
     seeds=5,
-    factors=(0.3, 1.0, 3.0),
+    factors=(0.3, 1.0, 3.0, 10.0),
     goals=30,
     tuning_goals=60,
     pairs=180,
