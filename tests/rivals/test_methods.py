@@ -57,6 +57,21 @@ def test_without_the_retain_set_only_jailbreaks_are_learnt(make_job: Callable[..
     assert ends[0] < ends[1]
 
 
+def test_lora_with_held_scores_measures_drift_from_the_base_model(make_job: Callable[..., Job]) -> None:
+    settings = ("rivals.lora.lr=1e-2", "rivals.lora.epochs=4")
+    plain, held = (
+        [line for line in RIVALS["lora"].train(make_job(*settings, *more)).log if "step" in line]
+        for more in ((), ("rivals.lora.drift_weight=3",))
+    )
+    assert all("loss_drift" not in line for line in plain)
+    # Adapters begin as no change at all, so at the first step the model still is the base model.
+    assert held[0]["loss_drift"] < 1e-9 < held[-1]["loss_drift"]
+    for line in held:
+        weighted = sum(line[f"loss_{name}"] for name in ("jailbreak", "anchor", "recovery"))
+        weighted += 3 * line["loss_retain"] + 3 * line["loss_drift"]
+        assert line["loss"] == pytest.approx(weighted, rel=1e-5)
+
+
 def test_random_experts_are_matched_layer_by_layer_and_follow_the_seed(make_job: Callable[..., Job]) -> None:
     jobs = [make_job("detect.budget=6", f"seed={seed}", family="qwen3_moe") for seed in (1, 1, 2)]
     counts = Counter(expert.layer for expert in rasa_detection(jobs[0]).experts)
