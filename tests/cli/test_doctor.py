@@ -134,8 +134,8 @@ def test_estimates_follow_from_the_sizes() -> None:
     assert stages["repair"].peak_bytes == 2_000_000 + 100_000 * 16 + 2_048 * (100 + 3 * 1000)
     assert stages["routers"].peak_bytes == 2_000_000 + 1_000 * 16 + 2_048 * (100 + 1000)
     assert stages["audit"].peak_bytes == 2 * 2_000_000 + 12_288 * 10
-    # 200 pairs, three epochs, forward and backward, two operations a value
-    assert stages["repair"].seconds == pytest.approx(200 * 5 * 3 * 384 * 3 * 2 * 300_000 / 1e9)
+    # 200 pairs, seven chats each, three epochs, forward and backward, two operations a value
+    assert stages["repair"].seconds == pytest.approx(200 * 7 * 3 * 384 * 3 * 2 * 300_000 / 1e9)
     assert stages["detect"].seconds == pytest.approx(2 * 200 * 384 * 2 * 300_000 / 1e9)
     # 800 prompts of 256 tokens; 25 batches of 128 steps, each bound by arithmetic here
     reading, step = 800 * 256 * 6e5 / 1e9, 32 * 6e5 / 1e9

@@ -58,7 +58,11 @@ def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
-        difference = float((found[name] - tensor).abs().max()) if tensor.numel() else 0.0
+        if not tensor.numel():
+            continue
+        # fp32 rounds relative to a value: norms of gradients are larger than weights.
+        size = max(1.0, float(tensor.abs().max()))
+        difference = float((found[name] - tensor).abs().max()) / size
         assert difference < TOLERANCE, f"{name} differs by {difference:.2g}"
 
 

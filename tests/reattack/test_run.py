@@ -16,7 +16,7 @@ from rasa_moe.data.rows import Message, PromptRow, write_rows
 SETTINGS = (
     "data.judge=exact", "collect.max_new_tokens=4", "evaluate.max_new_tokens=4", "detect.budget=1",
     "detect.bootstrap=20", "align.expert_lr=0.2", "align.rounds=8", "align.router_epochs=0", "full.lr=0.001",
-    "full.epochs=1", "align.retain_weight=0", "evaluate.split=validation",
+    "full.epochs=1", "align.retain_weight=0", "align.drift_weight=0", "evaluate.split=validation",
 )  # fmt: skip
 
 
