@@ -335,6 +335,30 @@ def test_the_loss_of_repair_is_the_weighted_sum_of_its_parts(model: PreTrainedMo
         assert line["loss"] == pytest.approx(expected, rel=1e-6)
 
 
+def test_an_8_bit_base_leads_to_nearly_the_same_repair_and_comes_back(
+    model: PreTrainedModel, moe: MoeMap, tmp_path: Path
+) -> None:
+    before = bits(model)
+    exact = run(model, moe)
+    rounded = run(model, moe, CONFIG.model_copy(update={"int8_base": True}))
+    assert is_unchanged(model, before)
+    assert hashes(rounded).keys() == hashes(exact).keys() and hashes(rounded) != hashes(exact)
+    for one, other in zip(steps_of(exact, "repair"), steps_of(rounded, "repair"), strict=True):
+        assert one["loss"] != other["loss"] == pytest.approx(one["loss"], rel=0.05)
+
+
+def test_a_killed_alignment_on_an_8_bit_base_resumes_to_the_same_patch(
+    model: PreTrainedModel, moe: MoeMap, tmp_path: Path
+) -> None:
+    config = CONFIG.model_copy(update={"int8_base": True})
+    undisturbed = run(model, moe, config)
+    before, file = bits(model), tmp_path / "rasa.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        run(model, moe, config, checkpoint_path=file, progress=Kill(3 * STEPS_AN_EPOCH))
+    assert is_unchanged(model, before), "Ctrl-C must leave the base model"
+    assert hashes(run(model, moe, config, checkpoint_path=file)) == hashes(undisturbed)
+
+
 def test_without_router_epochs_the_routers_keep_their_bits(model: PreTrainedModel, moe: MoeMap) -> None:
     alignment = run(model, moe, CONFIG.model_copy(update={"router_epochs": 0}))
     assert not any("gate.weight" in name for name in alignment.patch.after)

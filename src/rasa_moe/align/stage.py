@@ -29,6 +29,7 @@ from rasa_moe.moe import (
     MoeMap,
     TrainableRouters,
     checkpointed,
+    int8_experts,
     make_patch,
     put_back,
     snapshot,
@@ -103,15 +104,23 @@ def align(
         with_recovery=config.recovery_weight > 0,
         device=model.device,
     )
-    training = _Training(model, moe, experts, batches, config=config, seed=seed, progress=progress)
     rows = [[vars(pair) for pair in pairs], [vars(row) for row in retain]]
     identity = sha256_json([config.model_dump(), seed, rows, [str(expert) for expert in experts]])
-    try:
+
+    def train() -> TrainingLog:
+        # What is trained, and its optimisers, are gone when this returns: 8-bit experts make room for the
+        # weights themselves only then.
+        training = _Training(model, moe, experts, batches, config=config, seed=seed, progress=progress)
         training.run(checkpoint_path, identity=identity)
+        return training.log
+
+    try:
+        with int8_experts(moe) if config.int8_base else nullcontext():
+            log = train()
         patch = make_patch(moe, model, experts, before=before, base_name=base_name)
     finally:
         put_back(moe, model, experts, before=before)
-    return Alignment(patch=patch, log=tuple(training.log.lines))
+    return Alignment(patch=patch, log=tuple(log.lines))
 
 
 class _Training:

@@ -175,6 +175,11 @@ class AlignConfig(Section):
     optimizer_on_cpu: Switch = Field(
         False, description="Keep AdamW's moments in the CPU's memory: slower steps, less of the GPU's."
     )
+    int8_base: Switch = Field(
+        False,
+        description="Hold the routed experts as 8-bit integers in training, for half the room on a GPU that "
+        "bf16 takes; the weights themselves wait in the CPU's memory.",
+    )
 
     @model_validator(mode="after")
     def _something_to_train(self) -> AlignConfig:

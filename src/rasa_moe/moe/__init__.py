@@ -3,6 +3,7 @@
 from rasa_moe.moe.checkpointing import checkpointed
 from rasa_moe.moe.families import Scoring
 from rasa_moe.moe.fingerprints import sha256_tensor
+from rasa_moe.moe.int8 import int8_experts
 from rasa_moe.moe.interception import silence
 from rasa_moe.moe.layers import ExpertId, MoeLayer, MoeMap, discover
 from rasa_moe.moe.loading import load_model, loading_notes
@@ -34,6 +35,7 @@ __all__ = [
     "count_activations",
     "discover",
     "export_checkpoint",
+    "int8_experts",
     "load_model",
     "loading_notes",
     "logits_at",

@@ -23,7 +23,7 @@ _BATCH_SEQUENCES = 32
 _SEQUENCES_A_PAIR, _TOKENS_A_PASS = 7, 2048
 _SELECTED_SHARE = 0.125
 # A trained value: fp32 master, gradient and AdamW's two moments.
-_BYTES_TRAINED = 16
+_BYTES_TRAINED, _BYTES_OF_MOMENTS = 16, 8
 # Kept for backward, in model widths per token and layer: attention, norms and residuals.
 _WIDTHS_KEPT = 16
 # Scores of the whole vocabulary in fp32: the model's own, their logarithms and their gradients.
@@ -166,21 +166,28 @@ def needs(size: Size, speed: Speed) -> tuple[StageNeed, ...]:
     tokens = _PROMPT_TOKENS + _ANSWER_TOKENS
     answering = size.weight_bytes + _BATCH_SEQUENCES * tokens * size.cache_bytes
     reading = size.weight_bytes + _BATCH_SEQUENCES * tokens * size.logit_bytes
-    slices = int(size.num_routed * _SELECTED_SHARE) * _BYTES_TRAINED
-    learnt = _TOKENS_A_PASS * (size.activation_bytes + _LOGITS_TO_LEARN * size.logit_bytes)
     routed = _TOKENS_A_PASS * (size.activation_bytes + size.logit_bytes)
-    repair = size.weight_bytes + slices + learnt
     routers = size.weight_bytes + size.num_router * _BYTES_TRAINED + routed
     learning = _EPOCHS * _SEQUENCES_A_PAIR * _FORWARD_AND_BACKWARD * _seconds_to_read(size, speed, _PAIRS)
     return (
         StageNeed("collect", answering, _seconds_to_answer(size, speed, _COLLECTED)),
         StageNeed("detect", reading, 2 * _seconds_to_read(size, speed, _PAIRS)),
-        StageNeed("repair", repair, learning),
+        StageNeed("repair", repair_bytes(size), learning),
         StageNeed("routers", routers, learning),
         StageNeed("evaluate", answering, 2 * _seconds_to_answer(size, speed, _EVALUATED)),
         # Base and repaired model side by side.
         StageNeed("audit", size.weight_bytes + answering, _seconds_to_answer(size, speed, _AUDITED)),
     )
+
+
+def repair_bytes(size: Size, *, optimizer_on_cpu: bool = False, int8_base: bool = False) -> int:
+    """Estimate the bytes at the peak of repairing an eighth of the experts, with settings that spare some."""
+    a_value = _BYTES_TRAINED - (_BYTES_OF_MOMENTS if optimizer_on_cpu else 0)
+    slices = int(size.num_routed * _SELECTED_SHARE) * a_value
+    learnt = _TOKENS_A_PASS * (size.activation_bytes + _LOGITS_TO_LEARN * size.logit_bytes)
+    base = size.weight_bytes - (size.num_routed * (size.itemsize - 1) if int8_base else 0)
+    # The weights as they are fill the device before they are made integers, and afterwards.
+    return max(size.weight_bytes, base + slices + learnt)
 
 
 def _seconds_to_answer(size: Size, speed: Speed, num_prompts: int) -> float:

@@ -174,16 +174,21 @@ def _machine(moe: MoeMap, *, dtype: str, device: str) -> Iterator[Finding]:
     for need in budget.needs(size, speed):
         is_too_much = speed.free_bytes is not None and need.peak_bytes > speed.free_bytes
         text = f"about {_bytes(need.peak_bytes)} and {_duration(need.seconds)}"
-        advice = _advice(need.stage, size, speed) if is_too_much else ""
+        advice = _advice(need.stage, size, speed, place) if is_too_much else ""
         yield Finding(need.stage, text + advice, "note" if is_too_much else "fine")
 
 
-def _advice(stage: str, size: budget.Size, speed: budget.Speed) -> str:
+def _advice(stage: str, size: budget.Size, speed: budget.Speed, place: torch.device) -> str:
     free = speed.free_bytes or 0
     if size.weight_bytes > free and size.itemsize > 2 and size.weight_bytes // 2 < free:
         return ": more than is free; set dtype: bfloat16"
     if size.weight_bytes > free:
         return ": more than is free, even for the weights alone; use a larger machine"
+    if stage == "repair" and place.type != "cpu":
+        for names in (("optimizer_on_cpu",), ("int8_base",), ("optimizer_on_cpu", "int8_base")):
+            if (peak := budget.repair_bytes(size, **dict.fromkeys(names, True))) <= free:
+                settings = " and ".join(f"align.{name}: true" for name in names)
+                return f": more than is free; about {_bytes(peak)} with {settings}"
     if stage in {"repair", "routers"}:
         return ": more than is free; set align.gradient_checkpointing: true or a smaller align.batch_tokens"
     if stage == "detect":

@@ -1,0 +1,155 @@
+"""The forward of fused experts that slices and 8-bit experts share: pairs sorted by expert, run in groups.
+
+Same sums in the same order as transformers' `grouped_mm`, hence the same bits where weights are the same.
+
+Shape letters: T tokens, K top-k, P = T*K token-expert pairs (P_sel of chosen experts, P_rest of the others),
+D width, k_sel chosen experts of one layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers.integrations.moe import ExpertsInterface, grouped_mm_experts_forward
+
+from rasa_moe.moe.layers import expert_tensor_names
+from rasa_moe.moe.quantised import HELD, Int8Rows, base_tensor, expert_rows, grouped_linear
+from rasa_moe.moe.sharding import is_gathered, owned_experts, stored_like, usable, whole
+
+_IMPLEMENTATION = "rasa_moe_grouped"
+
+
+class LayerSlices:
+    """The chosen rows of one layer: fp32 parameters and sort keys."""
+
+    def __init__(self, experts: nn.Module, chosen: list[int], num_experts: int) -> None:
+        down = experts.get_parameter("down_proj")
+        device = down.device
+        self.chosen = torch.tensor(chosen, device=device)
+        # Where experts are sharded, each process keeps, trains and steps its share of the chosen rows.
+        self.is_gathered = is_gathered(down)
+        self.rows = {
+            name: nn.Parameter(_fp32_rows(expert_rows(experts, name), chosen, device))
+            for name in expert_tensor_names(experts)
+        }
+        self.num_chosen = len(chosen)
+        # Sort key: chosen experts 0..k_sel-1, then every expert of the base at k_sel + its own number. With
+        # expert parallelism a process numbers its own experts only, and tokens come to it.
+        first, num_owned = owned_experts(experts, num_experts)
+        self.key_of_expert = torch.arange(num_owned, device=device) + self.num_chosen
+        for key, expert in enumerate(chosen):
+            if first <= expert < first + num_owned:
+                self.key_of_expert[expert - first] = key
+        self.num_keys = num_owned + self.num_chosen
+
+
+def _fp32_rows(tensor: Tensor, chosen: list[int], device: torch.device) -> Tensor:
+    rows = whole(tensor)[torch.tensor(chosen, device=tensor.device)]
+    return stored_like(rows.to(device, torch.float32), tensor)
+
+
+# Slices in use, by experts module. The implementation that transformers calls is one global function, so it
+# has to find the slices from the module it is called for.
+OPEN: WeakKeyDictionary[nn.Module, LayerSlices] = WeakKeyDictionary()
+
+
+def _grouped_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    """Run fused experts with the chosen rows taken from their slices, the others from the base.
+
+    Args:
+        self: The fused experts module.
+        hidden_states: (T,D).
+        top_k_index: (T,K) int64.
+        top_k_weights: (T,K).
+
+    Returns:
+        (T,D), dtype of `hidden_states`.
+    """
+    slices = OPEN.get(self)
+    if slices is None and self not in HELD:
+        output: Tensor = grouped_mm_experts_forward(self, hidden_states, top_k_index, top_k_weights)
+        return output
+    num_tokens, top_k = top_k_index.shape
+    keys = top_k_index.reshape(-1) if slices is None else slices.key_of_expert[top_k_index.reshape(-1)]
+    keys_P, order_P = torch.sort(keys, stable=True)
+    num_keys = self.num_experts if slices is None else slices.num_keys
+    ends = torch.searchsorted(keys_P, torch.arange(num_keys, device=keys_P.device), right=True)
+    hidden_PD = hidden_states[order_P // top_k]
+    parts: list[Tensor] = []
+    num_chosen = num_chosen_pairs = 0
+    if slices is not None:
+        num_chosen = slices.num_chosen
+        num_chosen_pairs = int(ends[num_chosen - 1])
+        # Shares of rows are gathered by all processes together, whether or not this one has tokens for them.
+        if num_chosen_pairs or slices.is_gathered:
+            trained = {name: usable(row).to(hidden_states.dtype) for name, row in slices.rows.items()}
+            hidden, rows_P = hidden_PD[:num_chosen_pairs], keys_P[:num_chosen_pairs]
+            parts.append(
+                _run_experts(self, hidden, trained, rows_P=rows_P, ends=ends[:num_chosen])
+                if num_chosen_pairs
+                else hidden + torch.stack([rows.sum() for rows in trained.values()]).sum()
+            )
+    if num_chosen_pairs < keys_P.numel():
+        frozen = {name: base_tensor(self, name) for name in expert_tensor_names(self)}
+        rows_P = keys_P[num_chosen_pairs:] - num_chosen
+        ends_rest = ends[num_chosen:] - num_chosen_pairs
+        parts.append(_run_experts(self, hidden_PD[num_chosen_pairs:], frozen, rows_P=rows_P, ends=ends_rest))
+    output_PD = torch.cat(parts) * top_k_weights.reshape(-1)[order_P].unsqueeze(-1)
+    inverse_P = torch.empty_like(order_P)
+    inverse_P[order_P] = torch.arange(order_P.numel(), device=order_P.device)
+    return output_PD[inverse_P].view(num_tokens, top_k, -1).sum(dim=1).to(hidden_states.dtype)
+
+
+def _run_experts(
+    experts: Any,
+    hidden_PD: Tensor,
+    tensors: Mapping[str, Tensor | Int8Rows],
+    *,
+    rows_P: Tensor,
+    ends: Tensor,
+) -> Tensor:
+    """Send pairs, sorted by row of `tensors`, through their experts.
+
+    Args:
+        experts: The fused module, for its activation and layout.
+        hidden_PD: (P,D).
+        tensors: Expert tensors by name, (k,...).
+        rows_P: (P,) int64, the row of `tensors` each pair uses, ascending.
+        ends: (k,) int64, where each row's pairs end.
+
+    Returns:
+        (P,D), not yet weighted.
+    """
+    ends = ends.to(torch.int32)
+    transposed = bool(experts.is_transposed)
+
+    def linear(inputs: Tensor, name: str) -> Tensor:
+        bias = cast(Tensor, tensors[f"{name}_bias"])[rows_P] if experts.has_bias else None
+        return grouped_linear(inputs, tensors[name], ends, bias=bias, is_transposed=transposed)
+
+    if experts.has_gate:
+        inner = experts._apply_gate(linear(hidden_PD, "gate_up_proj"))
+    else:
+        inner = experts.act_fn(linear(hidden_PD, "up_proj"))
+    output_PD = linear(inner, "down_proj")
+    normed_PD: Tensor = experts.post_expert_norm(output_PD) if experts.has_post_expert_norm else output_PD
+    return normed_PD
+
+
+ExpertsInterface.register(_IMPLEMENTATION, _grouped_forward)
+
+
+@contextmanager
+def grouped_experts(model: Any) -> Iterator[None]:
+    """Let a model run its experts by the forward of this file; afterwards by the one it had."""
+    before = model.get_experts_implementation()
+    model.set_experts_implementation(_IMPLEMENTATION)
+    try:
+        yield
+    finally:
+        model.set_experts_implementation(before)
