@@ -15,6 +15,8 @@ import json
 import platform
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, OlmoeConfig, PreTrainedConfig, Qwen3MoeConfig
 
+from rasa_moe.align.optimizers import adamw
 from rasa_moe.bench.contenders import learned_half
-from rasa_moe.moe import ExpertId, ExpertSlices, checkpointed, count_activations, discover
+from rasa_moe.config import AlignConfig
+from rasa_moe.moe import ExpertId, ExpertSlices, checkpointed, count_activations, discover, int8_experts
 
 _SECONDS = 500
 _SHARE = 0.125
@@ -125,13 +129,14 @@ def detect(model: Any, ids: Tensor) -> Callable[[], None]:
     return work
 
 
-def align(model: Any, ids: Tensor) -> Callable[[], None]:
+def align(model: Any, ids: Tensor, *, optimizer_on_cpu: bool = False) -> Callable[[], None]:
     """Return a step of expert repair, an eighth of the experts, layers checkpointed."""
     moe = discover(model)
     count = max(1, round(_SHARE * moe.num_experts))
     chosen = [ExpertId(layer.index, expert) for layer in moe.layers for expert in range(count)]
     slices = ExpertSlices(moe, chosen)
-    optimizer = torch.optim.AdamW(slices.parameters(), lr=1e-5, fused=True)
+    config = AlignConfig(optimizer_on_cpu=optimizer_on_cpu)
+    optimizer = adamw(slices.parameters(), lr=1e-5, config=config)
 
     def work() -> None:
         with slices, checkpointed(model):
@@ -141,6 +146,11 @@ def align(model: Any, ids: Tensor) -> Callable[[], None]:
         optimizer.zero_grad(set_to_none=True)
 
     return work
+
+
+def align_small(model: Any, ids: Tensor) -> Callable[[], None]:
+    """Return the same step with AdamW's moments on the CPU."""
+    return align(model, ids, optimizer_on_cpu=True)
 
 
 def full(model: Any, ids: Tensor) -> Callable[[], None]:
@@ -159,31 +169,49 @@ def full(model: Any, ids: Tensor) -> Callable[[], None]:
     return work
 
 
-# Name -> (work, times the multiplications of a forward that it needs at least: align leaves out the gradients
-# of frozen weights and runs its layers twice, as full does).
-STAGES: dict[str, tuple[Callable[[Any, Tensor], Callable[[], None]], float]] = {
-    "detect": (detect, 1.0),
-    "align": (align, 3.0 + _SHARE),
-    "full fine-tuning": (full, 4.0),
+@dataclass(frozen=True)
+class Stage:
+    """Hold how a stage is measured.
+
+    Attributes:
+        make: (model, ids) -> the work of one step.
+        passes: Times the multiplications of a forward that it needs at least: align leaves out the gradients
+            of frozen weights and runs its layers twice, as full does.
+        around: What is open meanwhile.
+    """
+
+    make: Callable[[Any, Tensor], Callable[[], None]]
+    passes: float
+    around: Callable[[Any], AbstractContextManager[None]] = lambda model: nullcontext()
+
+
+STAGES = {
+    "detect": Stage(detect, 1.0),
+    "align": Stage(align, 3.0 + _SHARE),
+    "align, 8-bit base, moments on the CPU": Stage(
+        align_small, 3.0 + _SHARE, around=lambda model: int8_experts(discover(model))
+    ),
+    "full fine-tuning": Stage(full, 4.0),
 }
 
 
 def measure(name: str, model: Any, ids: Tensor, *, flops: float) -> dict[str, Any]:
     """Return tokens per second, peak bytes and share of the ceiling of a stage, or where it died."""
-    make, passes = STAGES[name]
+    stage = STAGES[name]
     device = ids.device
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
     try:
-        seconds = best_seconds(make(model, ids), device, repeats=2)
+        with stage.around(model):
+            seconds = best_seconds(stage.make(model, ids), device, repeats=2)
     except torch.OutOfMemoryError as error:
         return {"died": str(error).splitlines()[0], "peak_bytes": torch.cuda.max_memory_allocated(device)}
     per_token = 2 * active_values(model)
     return {
         "tokens_per_second": ids.numel() / seconds,
         "peak_bytes": torch.cuda.max_memory_allocated(device) if on_gpu else None,
-        "share_of_ceiling": passes * per_token * ids.numel() / seconds / flops,
+        "share_of_ceiling": stage.passes * per_token * ids.numel() / seconds / flops,
     }
 
 
