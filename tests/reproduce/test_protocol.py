@@ -9,7 +9,8 @@ import pytest
 from rasa_moe.align.rivals import RIVALS
 from rasa_moe.config import Config
 from rasa_moe.data.rows import Pair
-from rasa_moe.reproduce.cells import Cell, draw_pairs
+from rasa_moe.data.source import load_source
+from rasa_moe.reproduce.cells import Cell, draw_pairs, suites_of
 from rasa_moe.reproduce.plan import Plan, unique
 from rasa_moe.reproduce.protocol import (
     ABLATIONS,
@@ -96,7 +97,8 @@ def test_tuning_never_touches_the_test_split_and_another_seed(
     plan = _plan()
     before = list(plan.before_tuning())
     tuning = [(place, cell) for place, cell in before if place.table.startswith("tuning")]
-    assert len(tuning) == len(MODELS) * (1 + len(METHODS) * len(FULL.factors))
+    trainings = 1 + FULL.left_out
+    assert len(tuning) == len(MODELS) * trainings * (1 + len(METHODS) * len(FULL.factors))
     assert {cell.split for _, cell in tuning} == {"validation"}
     assert {cell.config.seed for _, cell in tuning} == {0}
     after = list(plan.after_tuning(_chosen(plan)))
@@ -109,7 +111,23 @@ def test_tuning_never_touches_the_test_split_and_another_seed(
         5,
     }
     counts = {method.name: sum(p.method == method.name for p, _ in tuning) for method in METHODS}
-    assert set(counts.values()) == {len(MODELS) * len(FULL.factors)}
+    assert set(counts.values()) == {len(MODELS) * trainings * len(FULL.factors)}
+
+
+def test_a_trial_is_trained_without_a_family_too_which_is_then_measured_as_held_out() -> None:
+    source = load_source("testbed")
+    everything, without = _plan().tuning_families()
+    (left_out,) = set(source.families("train")) - set(without)
+    assert everything == ()
+    names = {}
+    for families in (everything, without):
+        cell = Cell("rasa", Config(), "validation", 2, families=families)
+        suites = suites_of(cell)
+        names[families] = {suite.name for suite in suites if suite.kind == "attack_held_out"}
+        assert {row.split for suite in suites for row in suite.rows} == {"validation"}
+        assert not {row.family for suite in suites for row in suite.rows} & set(source.families("test"))
+    assert names[everything] == set(source.families("validation"))
+    assert names[without] == {*names[everything], left_out}
 
 
 def test_the_quick_scale_tunes_nothing_and_leaves_out_transfer_and_ablations() -> None:

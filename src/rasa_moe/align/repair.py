@@ -4,6 +4,9 @@ Paper: minimise `L_SFT(x, y_ref)` over B_adv in the critical experts only; route
 Deviation: anchors and harmless conversations take part with weights of their own; with both weights 0 this
     is the paper's form. Without them small models forget to refuse plain requests and refuse harmless ones in
     the same clothes.
+Deviation: what is refused and what is retained is shown in other contexts, by shifts of the hidden state at
+    the last prompt token with scale `align.context_shift`; 0 is the paper's form. Without them the
+    repair leans on what its few wrappings have in common, and misses others.
 Deviation: on harmless conversations the scores of the whole vocabulary are held to the base model's, with
     weight `align.drift_weight`; 0 is the paper's form. Without it a refusal comes up unseen until it wins in
     some context that training did not show.
@@ -19,6 +22,7 @@ import torch
 
 from rasa_moe.align.batches import TrainingBatch
 from rasa_moe.align.loop import Summand
+from rasa_moe.align.shifts import ContextShifts
 from rasa_moe.align.supervised import DRIFT, SupervisedLoss, forward, part_weights
 from rasa_moe.config import AlignConfig
 from rasa_moe.moe import MoeMap, RoutingTrace, record, replay
@@ -32,17 +36,29 @@ class ExpertRepair:
     """
 
     def __init__(
-        self, model: Any, moe: MoeMap, batches: Sequence[TrainingBatch], *, config: AlignConfig
+        self,
+        model: Any,
+        moe: MoeMap,
+        batches: Sequence[TrainingBatch],
+        *,
+        config: AlignConfig,
+        shifts: ContextShifts | None = None,
     ) -> None:
         self._model = model
         self._moe = moe
         weights = {**part_weights(config), DRIFT: config.drift_weight}
-        self._loss = SupervisedLoss(model, batches, weights=weights, batch_tokens=config.batch_tokens)
+        self._loss = SupervisedLoss(
+            model, batches, weights=weights, batch_tokens=config.batch_tokens, shifts=shifts
+        )
         self._traces = self._record(batches) if config.fixed_routing == "replay" else None
 
     def __call__(self, batch: TrainingBatch, index: int) -> Iterator[Summand]:
         """Yield what each micro-batch adds to the loss and to its parts, for batch number `index`."""
         return self._loss(batch, index, around=lambda number: self._fixed_routing(index, number))
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Show requests in other contexts than in the epoch before."""
+        self._loss.begin_epoch(epoch)
 
     def _record(self, batches: Sequence[TrainingBatch]) -> list[list[RoutingTrace]]:
         traces: list[list[RoutingTrace]] = []

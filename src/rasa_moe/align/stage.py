@@ -17,6 +17,7 @@ from rasa_moe.align.consistency import RoutingConsistency
 from rasa_moe.align.loop import LogLine, TrainingLog, relative_change, run_epoch
 from rasa_moe.align.optimizers import adamw
 from rasa_moe.align.repair import ExpertRepair
+from rasa_moe.align.shifts import ContextShifts, context_shifts
 from rasa_moe.align.trainable import Trainable
 from rasa_moe.collect.stage import RetainRow
 from rasa_moe.config import AlignConfig, learning_rate
@@ -104,13 +105,25 @@ def align(
         with_recovery=config.recovery_weight > 0,
         device=model.device,
     )
+    shifts = context_shifts(
+        model,
+        tokenizer,
+        moe,
+        pairs=pairs,
+        retain=retain,
+        scale=config.context_shift,
+        batch_tokens=config.batch_tokens,
+        seed=seed,
+    )
     rows = [[vars(pair) for pair in pairs], [vars(row) for row in retain]]
     identity = sha256_json([config.model_dump(), seed, rows, [str(expert) for expert in experts]])
 
     def train() -> TrainingLog:
         # What is trained, and its optimisers, are gone when this returns: 8-bit experts make room for the
         # weights themselves only then.
-        training = _Training(model, moe, experts, batches, config=config, seed=seed, progress=progress)
+        training = _Training(
+            model, moe, experts, batches, config=config, shifts=shifts, seed=seed, progress=progress
+        )
         training.run(checkpoint_path, identity=identity)
         return training.log
 
@@ -134,12 +147,13 @@ class _Training:
         batches: list[TrainingBatch],
         *,
         config: AlignConfig,
+        shifts: ContextShifts | None,
         seed: int,
         progress: Progress,
     ) -> None:
         self._model, self._moe, self._batches = model, moe, batches
         self._config, self._seed, self._progress = config, seed, progress
-        self._repair = ExpertRepair(model, moe, batches, config=config)
+        self._repair = ExpertRepair(model, moe, batches, config=config, shifts=shifts)
         self.log = TrainingLog(METHOD)
         self._trained: dict[str, Trainable] = {
             "repair": ExpertSlices(moe, experts),
@@ -180,6 +194,7 @@ class _Training:
         with owner, self._saving_memory():
             if phase.kind == "repair":
                 compute: ExpertRepair | RoutingConsistency = self._repair
+                self._repair.begin_epoch(first_step)
             else:
                 compute = RoutingConsistency(self._model, self._moe, self._batches, config=self._config)
             mean_loss = run_epoch(

@@ -12,6 +12,7 @@ from torch import Tensor
 from rasa_moe.align.batches import MicroBatch, TrainingBatch
 from rasa_moe.align.loop import Summand
 from rasa_moe.align.losses import RETAINED, kept, predicting, score_drift, supervised_losses, weighted_sum
+from rasa_moe.align.shifts import ContextShifts
 from rasa_moe.config import AlignConfig
 from rasa_moe.distributed import current
 from rasa_moe.moe import logits_at
@@ -30,6 +31,7 @@ class SupervisedLoss:
         batches: In the order of their indices.
         weights: Part of a batch, or "drift" -> its weight; what is not named takes no part.
         batch_tokens: Most tokens of one pass.
+        shifts: The contexts in which requests are shown; None for their own alone.
     """
 
     def __init__(
@@ -39,8 +41,10 @@ class SupervisedLoss:
         *,
         weights: Mapping[str, float],
         batch_tokens: int,
+        shifts: ContextShifts | None = None,
     ) -> None:
         self._model = model
+        self._shifts = shifts
         self._weights = weights
         self._batch_tokens = batch_tokens
         has_retained = all(RETAINED in batch.parts for batch in batches)
@@ -59,7 +63,7 @@ class SupervisedLoss:
         """
         for number, micro in enumerate(self.micro_batches(batch)):
             states = None if self._states is None else self._states[index][number]
-            with around(number):
+            with around(number), self._shifted(batch, index, micro):
                 logits = forward(self._model, micro, also=states).logits
             if states is None:
                 yield summand(supervised_losses(logits, batch, micro), self._weights)
@@ -72,6 +76,14 @@ class SupervisedLoss:
     def micro_batches(self, batch: TrainingBatch) -> list[MicroBatch]:
         """Return the passes of a batch."""
         return batch.micro_batches(batch_tokens=self._batch_tokens)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Show requests in other contexts than in the epoch before."""
+        if self._shifts is not None:
+            self._shifts.begin_epoch(epoch)
+
+    def _shifted(self, batch: TrainingBatch, index: int, micro: MicroBatch) -> AbstractContextManager[None]:
+        return nullcontext() if self._shifts is None else self._shifts(batch, index, micro)
 
     @torch.no_grad()
     def _final_states(self, batches: Sequence[TrainingBatch]) -> list[list[Tensor]]:

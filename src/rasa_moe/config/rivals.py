@@ -31,6 +31,10 @@ class LoraSettings(TrainedRival):
         0.0,
         description="As align.drift_weight, to tell what RASA owes to that loss; 0 is LoRA as it is known.",
     )
+    context_shift: NotNegative = Field(
+        0.0,
+        description="As align.context_shift, to tell what RASA owes to it; 0 is LoRA as it is known.",
+    )
 
 
 class ExpertsOnlySettings(TrainedRival):

@@ -121,7 +121,7 @@ class AlignConfig(Section):
     )
     expert_lr: Positive | None = Field(
         None,
-        description="Learning rate of the selected experts; null for one by the model's width: 1e-2 for the "
+        description="Learning rate of the selected experts; null for one by the model's width: 5e-3 for the "
         "built-in models, 5e-5 (the paper's) from 2,048 on.",
     )
     router_lr: Positive | None = Field(
@@ -146,6 +146,11 @@ class AlignConfig(Section):
         3.0,
         description="Weight, in repair, of how far the scores of the whole vocabulary move on harmless "
         "conversations; 0 is the paper's form.",
+    )
+    context_shift: NotNegative = Field(
+        0.25,
+        description="Show what is learned in other contexts in repair: scale of what those add "
+        "to the hidden state at the last prompt token; 0 is the paper's form.",
     )
     retain_per_pair: Count = Field(4, description="Harmless conversations beside each pair of a batch.")
     anchor_weight: NotNegative = Field(

@@ -11,6 +11,7 @@ from rasa_moe.moe.patch import ExpertPatch, export_checkpoint, make_patch
 from rasa_moe.moe.routers import TrainableRouters, trainable_routers
 from rasa_moe.moe.routing import count_activations, record, replay, watch_routers
 from rasa_moe.moe.scoring import routing_distribution
+from rasa_moe.moe.shifting import entering_last_layer, shifted
 from rasa_moe.moe.shortened import call_for_routing, logits_at
 from rasa_moe.moe.slices import ExpertSlices
 from rasa_moe.moe.snapshots import put_back, snapshot
@@ -34,6 +35,7 @@ __all__ = [
     "checkpointed",
     "count_activations",
     "discover",
+    "entering_last_layer",
     "export_checkpoint",
     "int8_experts",
     "load_model",
@@ -45,6 +47,7 @@ __all__ = [
     "replay",
     "routing_distribution",
     "sha256_tensor",
+    "shifted",
     "silence",
     "snapshot",
     "steer",

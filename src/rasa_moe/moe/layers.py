@@ -71,6 +71,12 @@ class MoeLayer:
         """The key of this layer in traces and counts."""
         return self.experts_name
 
+    @property
+    def decoder_name(self) -> str:
+        """Full module name of the decoder layer, as "model.layers.3"."""
+        # Up to the number that `index` is.
+        return self.experts_name[: self.experts_name.rindex(f".{self.index}.")] + f".{self.index}"
+
 
 @dataclass(frozen=True)
 class MoeMap:

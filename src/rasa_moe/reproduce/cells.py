@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,7 +92,7 @@ def run_cell(cell: Cell, folder: Path) -> None:
     from rasa_moe.judges import get_judge
 
     model, tokenizer, moe = loaded(cell.config.model)
-    source = _source(cell.config.data.source, cell.families)
+    source = source_of(cell)
     facts: dict[str, Any] = {
         "cell": describe(cell),
         "suites": [],
@@ -140,11 +140,21 @@ def suites_of(cell: Cell) -> list[Suite]:
     from rasa_moe.evaluate.suites import make_suites
     from rasa_moe.reproduce.unfamiliar import unfamiliar_suites
 
-    source = _source(cell.config.data.source, cell.families)
+    source = source_of(cell)
     suites = make_suites(source, split=cell.split, limit=cell.goals)
     if cell.split == "validation":
         suites += unfamiliar_suites(source, limit=cell.goals)
     return [suite for suite in suites if not cell.only_attacks or suite.kind in _ATTACKS]
+
+
+def source_of(cell: Cell) -> Source:
+    """Return a cell's prompts; in tuning, a train family that is left out becomes one of validation."""
+    source = _source(cell.config.data.source, cell.families)
+    if cell.split != "validation" or not cell.families:
+        return source
+    own = _source(cell.config.data.source, ())
+    left_out = dict.fromkeys(set(own.families("train")) - set(cell.families), cell.split)
+    return replace(source, family_splits={**source.family_splits, **left_out})
 
 
 def describe(cell: Cell) -> dict[str, Any]:

@@ -70,7 +70,15 @@ class Plan:
     def families(self) -> list[tuple[str, ...]]:
         """Return the choices of families that cells train on; () is the source's own."""
         singles = [(family,) for family in self.transfer_families()] if self.scale.transfer_seeds else []
-        return [(), *singles]
+        tuned_on = self.tuning_families() if self.scale.tunes else []
+        return list(dict.fromkeys([(), *tuned_on, *singles]))
+
+    def tuning_families(self) -> list[tuple[str, ...]]:
+        """Return the choices of families that every trial trains on: all, then all but the first, ..."""
+        train = load_source(self.config.data.source).families("train")
+        # One family cannot be left out of one.
+        first = train[: self.scale.left_out] if len(train) > 1 else []
+        return [(), *(tuple(other for other in train if other != family) for family in first)]
 
     def transfer_families(self) -> list[str]:
         """Return the rows of the transfer matrix: families that may be trained or tuned on."""
@@ -85,7 +93,8 @@ class Plan:
                 Cell(BASE, config, "test", self.scale.goals),
             )
             if self.scale.tunes:
-                yield Place("tuning base", model, BASE), self._validation(BASE, config)
+                for families in self.tuning_families():
+                    yield Place("tuning base", model, BASE), self._validation(BASE, config, families)
                 yield from self._trials(model)
 
     def after_tuning(self, chosen: Mapping[tuple[str, str], float]) -> Iterator[Planned]:
@@ -114,10 +123,11 @@ class Plan:
         for method in self.method_list():
             for value in trials_of(method, self.scale, self.config):
                 config = self._config(model, {**method.settings, method.tuned: value}, seed=TUNING_SEED)
-                yield (
-                    Place("tuning", model, method.name, f"{value:g}"),
-                    self._validation(method.name, config),
-                )
+                for families in self.tuning_families():
+                    yield (
+                        Place("tuning", model, method.name, f"{value:g}"),
+                        self._validation(method.name, config, families),
+                    )
 
     def _transfer(self, chosen: Mapping[tuple[str, str], float]) -> Iterator[Planned]:
         if not self.scale.transfer_seeds:
@@ -154,7 +164,7 @@ class Plan:
         }
         return with_settings(self.config, {**shared, **settings})
 
-    def _validation(self, method: str, config: Config) -> Cell:
+    def _validation(self, method: str, config: Config, families: tuple[str, ...]) -> Cell:
         scale = self.scale
         return Cell(
             method,
@@ -163,6 +173,7 @@ class Plan:
             scale.tuning_goals,
             goal_share=scale.goal_share,
             pairs=scale.pairs,
+            families=families,
         )
 
     def _trained(self, method: str, config: Config, *, pairs: int | None = None) -> Cell:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rasa_moe.data.source import load_source
 from rasa_moe.reproduce.plan import Plan
 from rasa_moe.reproduce.protocol import METHODS, RULE
 
@@ -22,6 +23,15 @@ def budget_words(plan: Plan) -> str:
     )
 
 
+def _trainings(plan: Plan) -> str:
+    source = load_source(plan.config.data.source)
+    left_out = [sorted(set(source.families("train")) - set(chosen)) for chosen in plan.tuning_families()[1:]]
+    if not left_out:
+        return "A trial is one training."
+    names = " and once ".join(f"without {family}" for (family,) in left_out)
+    return f"A trial is {len(left_out) + 1} trainings: once on all train families and once {names}."
+
+
 def about(plan: Plan) -> list[str]:
     """Return the paragraphs that a reader needs before the numbers."""
     scale = plan.scale
@@ -37,9 +47,8 @@ def about(plan: Plan) -> list[str]:
         factors = ", ".join(f"{factor:g}" for factor in scale.factors)
         tuning = (
             f"Tuning: every method had {len(scale.factors)} trials of its one tuned setting ({factors} "
-            "times its "
-            f"default), at seed 0, on validation goals. {RULE} Test goals and test families took no part "
-            "in it."
+            f"times its default), at seed 0, on validation goals. {_trainings(plan)} {RULE} Test goals and "
+            "test families took no part in it."
         )
     else:
         tuning = (

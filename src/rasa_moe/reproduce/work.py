@@ -10,6 +10,7 @@ from functools import partial
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -166,16 +167,20 @@ def _do(work: Reproduction, planned: list[Planned], *, label: str) -> None:
 
 def _trials(work: Reproduction, before: list[Planned]) -> Trials:
     """Return the trials of every (model, method), and the base model's own under method "base"."""
-    trials: Trials = {}
+    trainings: dict[tuple[str, str], dict[str, list[tuple[float, ...]]]] = {}
     for one in _read_all(work.folder, before):
         if one.place.table in ("tuning", "tuning base"):
-            value = float(one.place.row or "nan")
-            attack, wrapped, ability = (
-                mean_of(one, name) for name in ("attack_held_out", "wrapped_benign", "ability")
-            )
-            trial = Trial(value, attack, wrapped, ability)
-            trials.setdefault((one.place.model, one.place.method), []).append(trial)
-    return trials
+            values = trainings.setdefault((one.place.model, one.place.method), {})
+            measures = ("attack_held_out", "wrapped_benign", "ability")
+            values.setdefault(one.place.row, []).append(tuple(mean_of(one, name) for name in measures))
+    return {
+        method: [
+            # A mean over a training that failed is NaN, and so is never chosen.
+            Trial(float(value or "nan"), *map(fmean, zip(*found, strict=True)))
+            for value, found in values.items()
+        ]
+        for method, values in trainings.items()
+    }
 
 
 def _chosen(plan: Plan, trials: Trials) -> Chosen:

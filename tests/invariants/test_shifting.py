@@ -1,0 +1,82 @@
+"""Hidden states at chosen positions are read and shifted before the last MoE layer, and nowhere else."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from models import loss_of
+from rasa_moe.moe import ExpertSlices, MoeMap, checkpointed, entering_last_layer, record, shifted
+
+
+def last_tokens(batch: dict[str, Tensor]) -> Tensor:
+    positions = torch.zeros_like(batch["input_ids"], dtype=torch.bool)
+    positions[:, -1] = True
+    return positions
+
+
+def test_what_is_read_is_what_the_decoder_layer_is_given(
+    model: PreTrainedModel, moe: MoeMap, batch: dict[str, Tensor]
+) -> None:
+    with torch.no_grad(), entering_last_layer(moe, model, last_tokens(batch)) as seen:
+        states = model(**batch, output_hidden_states=True).hidden_states
+    (read,) = seen
+    assert torch.equal(read, states[moe.layers[-1].index][:, -1])
+
+
+def test_a_shift_moves_its_positions_by_just_that_and_leaves_earlier_layers_alone(
+    model: PreTrainedModel, moe: MoeMap, batch: dict[str, Tensor]
+) -> None:
+    positions = last_tokens(batch)
+    shifts = torch.randn(len(positions), model.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        with record(moe, model) as before:
+            plain = model(**batch).logits
+        shift, read = shifted(moe, model, positions, shifts), entering_last_layer(moe, model, positions)
+        with shift, read as seen, record(moe, model) as after:
+            moved = model(**batch).logits
+        with entering_last_layer(moe, model, positions) as unshifted:
+            again = model(**batch).logits
+    torch.testing.assert_close(seen[0] - unshifted[0], shifts)
+    assert torch.equal(again, plain), "the model is as it was"
+    # Only the last token was shifted, and no other looks at it.
+    torch.testing.assert_close(moved[:, :-1], plain[:, :-1])
+    assert not torch.equal(moved[:, -1], plain[:, -1])
+    names = [layer.name for layer in moe.layers]
+    for name in names[:-1]:
+        assert torch.equal(after.calls[0].ids[name], before.calls[0].ids[name])
+
+
+def test_no_shift_changes_no_bit(model: PreTrainedModel, moe: MoeMap, batch: dict[str, Tensor]) -> None:
+    positions = last_tokens(batch)
+    with torch.no_grad():
+        plain = model(**batch).logits
+        with shifted(moe, model, positions, torch.zeros(len(positions), model.config.hidden_size)):
+            assert torch.equal(model(**batch).logits, plain)
+
+
+@pytest.mark.parametrize("is_frozen_below", [False, True])
+def test_a_layer_that_is_run_again_is_shifted_again(
+    model: PreTrainedModel, moe: MoeMap, batch: dict[str, Tensor], is_frozen_below: bool
+) -> None:
+    positions = last_tokens(batch)
+    shifts = torch.randn(len(positions), model.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    experts = [
+        expert for expert in moe.expert_ids() if not is_frozen_below or expert.layer == moe.layers[-1].index
+    ]
+
+    def gradients(*, again: bool) -> list[Tensor | None]:
+        with ExpertSlices(moe, experts) as slices, checkpointed(model) if again else nullcontext():
+            with shifted(moe, model, positions, shifts):
+                loss = loss_of(model, batch)
+            loss.backward()
+        return [parameter.grad for parameter in slices.parameters()]
+
+    plain, rerun = gradients(again=False), gradients(again=True)
+    assert any(one is not None for one in plain)
+    for one, other in zip(plain, rerun, strict=True):
+        assert (one is None and other is None) or torch.equal(one, other)  # type: ignore[arg-type]
