@@ -15,7 +15,7 @@ NARROW, WIDE = 128, 2048
 
 # Setting -> rate at a width of NARROW and below, and of WIDE and above.
 RATES: Mapping[str, tuple[float, float]] = {
-    "align.expert_lr": (5e-3, 5e-5),
+    "align.expert_lr": (1e-2, 5e-5),
     "align.router_lr": (1e-4, 1e-6),
     "full.lr": (3e-4, 1e-5),
     "rivals.lora.lr": (3e-3, 2e-4),

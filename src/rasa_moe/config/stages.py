@@ -121,7 +121,7 @@ class AlignConfig(Section):
     )
     expert_lr: Positive | None = Field(
         None,
-        description="Learning rate of the selected experts; null for one by the model's width: 5e-3 for the "
+        description="Learning rate of the selected experts; null for one by the model's width: 1e-2 for the "
         "built-in models, 5e-5 (the paper's) from 2,048 on.",
     )
     router_lr: Positive | None = Field(
