@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from models import FAMILIES, bits, checkpointed, loss_of, nemotron_h, olmoe
 from rasa_moe.errors import ModelError
-from rasa_moe.moe import ExpertId, ExpertSlices, MoeMap, discover, put_back, record, snapshot
+from rasa_moe.moe import ExpertId, ExpertSlices, MoeMap, discover, grouped, put_back, record, snapshot
 
 CHOSEN = (3, 1)
 
@@ -241,3 +241,49 @@ def test_wrong_uses_are_refused() -> None:
         ExpertSlices(moe, [ExpertId(0, 99)])
     with ExpertSlices(moe, moe.expert_ids()[:1]), pytest.raises(ModelError, match="open already"):
         ExpertSlices(moe, moe.expert_ids()[1:2]).__enter__()
+
+
+def test_gradients_of_several_passes_add_up_in_memory_that_stays(
+    model: PreTrainedModel, moe: MoeMap, batch: dict[str, Tensor]
+) -> None:
+    with ExpertSlices(moe, some_experts(moe)) as slices:
+        # Gradients of biases are small, and autograd's own.
+        parameters = [rows for name, rows in slices.named_parameters() if "_bias" not in name]
+
+        def gradients(passes: int) -> list[Tensor]:
+            for _ in range(passes):
+                loss_of(model, batch).backward()
+            return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+        once = [gradient.clone() for gradient in gradients(1)]
+        places = [gradient.data_ptr() for gradient in gradients(0)]
+        twice = [gradient.clone() for gradient in gradients(1)]
+        for parameter in slices.parameters():
+            parameter.grad = None
+        again = gradients(1)
+    assert once and len(once) == len(twice) == len(again)
+    for first, both, later in zip(once, twice, again, strict=True):
+        torch.testing.assert_close(both, 2 * first)
+        assert torch.equal(later, first)
+    assert [gradient.data_ptr() for gradient in again] == places
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kept_gradients_are_those_of_autograd(
+    family: str, batch: dict[str, Tensor], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = FAMILIES[family]().to(dtype)
+    moe = discover(model)
+
+    def gradients() -> dict[str, Tensor]:
+        with ExpertSlices(moe, some_experts(moe)) as slices:
+            loss_of(model, batch).backward()
+        return {name: rows.grad for name, rows in slices.named_parameters() if rows.grad is not None}
+
+    kept = gradients()
+    monkeypatch.setattr(grouped, "can_keep", lambda parameter: False)
+    plain = gradients()
+    assert kept.keys() == plain.keys()
+    for name, gradient in plain.items():
+        assert kept[name].dtype == gradient.dtype == torch.float32
+        torch.testing.assert_close(kept[name], gradient, msg=name)

@@ -15,13 +15,15 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers.integrations.moe import ExpertsInterface, grouped_mm_experts_forward
+from transformers.integrations.moe import ExpertsInterface, _grouped_linear, grouped_mm_experts_forward
 
+from rasa_moe.moe.kept_gradients import KeptGradient, TrainedRows, can_keep
 from rasa_moe.moe.layers import expert_tensor_names
-from rasa_moe.moe.quantised import HELD, Int8Rows, base_tensor, expert_rows, grouped_linear
+from rasa_moe.moe.quantised import HELD, Int8Rows, base_tensor, expert_rows
 from rasa_moe.moe.sharding import is_gathered, owned_experts, stored_like, usable, whole
 
 _IMPLEMENTATION = "rasa_moe_grouped"
+_Weights = Tensor | Int8Rows | TrainedRows
 
 
 class LayerSlices:
@@ -46,6 +48,21 @@ class LayerSlices:
             if first <= expert < first + num_owned:
                 self.key_of_expert[expert - first] = key
         self.num_keys = num_owned + self.num_chosen
+        # Gradients of biases are small and pass through an index.
+        self._gradients = {
+            name: KeptGradient(rows)
+            for name, rows in self.rows.items()
+            if can_keep(rows) and not name.endswith("_bias")
+        }
+
+    def usable(self, dtype: torch.dtype) -> dict[str, _Weights]:
+        """Return the rows in the working type, such that gradient reaches the parameters."""
+        return {
+            name: TrainedRows(rows, rows.detach().to(dtype), self._gradients[name])
+            if name in self._gradients and torch.is_grad_enabled()
+            else usable(rows).to(dtype)
+            for name, rows in self.rows.items()
+        }
 
 
 def _fp32_rows(tensor: Tensor, chosen: list[int], device: torch.device) -> Tensor:
@@ -87,12 +104,12 @@ def _grouped_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_
         num_chosen_pairs = int(ends[num_chosen - 1])
         # Shares of rows are gathered by all processes together, whether or not this one has tokens for them.
         if num_chosen_pairs or slices.is_gathered:
-            trained = {name: usable(row).to(hidden_states.dtype) for name, row in slices.rows.items()}
+            trained = slices.usable(hidden_states.dtype)
             hidden, rows_P = hidden_PD[:num_chosen_pairs], keys_P[:num_chosen_pairs]
             parts.append(
                 _run_experts(self, hidden, trained, rows_P=rows_P, ends=ends[:num_chosen])
                 if num_chosen_pairs
-                else hidden + torch.stack([rows.sum() for rows in trained.values()]).sum()
+                else hidden + torch.stack([usable(rows).sum() for rows in slices.rows.values()]).sum()
             )
     if num_chosen_pairs < keys_P.numel():
         frozen = {name: base_tensor(self, name) for name in expert_tensor_names(self)}
@@ -108,7 +125,7 @@ def _grouped_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_
 def _run_experts(
     experts: Any,
     hidden_PD: Tensor,
-    tensors: Mapping[str, Tensor | Int8Rows],
+    tensors: Mapping[str, _Weights],
     *,
     rows_P: Tensor,
     ends: Tensor,
@@ -130,7 +147,12 @@ def _run_experts(
 
     def linear(inputs: Tensor, name: str) -> Tensor:
         bias = cast(Tensor, tensors[f"{name}_bias"])[rows_P] if experts.has_bias else None
-        return grouped_linear(inputs, tensors[name], ends, bias=bias, is_transposed=transposed)
+        weights = tensors[name]
+        if isinstance(weights, Tensor):
+            output: Tensor = _grouped_linear(inputs, weights, ends, bias=bias, is_transposed=transposed)
+            return output
+        output = weights.linear(inputs, ends, is_transposed=transposed)
+        return output if bias is None else output + bias
 
     if experts.has_gate:
         inner = experts._apply_gate(linear(hidden_PD, "gate_up_proj"))

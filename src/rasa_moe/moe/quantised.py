@@ -37,6 +37,11 @@ class Int8Rows:
         """Return the tensor in the working type, as near as its integers come."""
         return self.values * self.scales
 
+    def linear(self, inputs: Tensor, ends: Tensor, *, is_transposed: bool) -> Tensor:
+        """Multiply pairs (P,I), sorted by expert and ending at `ends` (k,) int32; return (P,O)."""
+        output: Tensor = _Int8Linear.apply(inputs, self, ends, is_transposed)  # type: ignore[no-untyped-call]
+        return output
+
     def write(self, rows: Sequence[int], values: Tensor) -> None:
         """Write some rows, both as they are and as integers."""
         write_rows(self.original, list(rows), values)
@@ -70,28 +75,6 @@ def base_tensor(experts: nn.Module, name: str) -> Tensor | Int8Rows:
     """Return a fused tensor without its graph, as the model computes with it."""
     held = HELD.get(experts, {}).get(name)
     return experts.get_parameter(name).detach() if held is None else held
-
-
-def grouped_linear(
-    inputs: Tensor, weights: Tensor | Int8Rows, ends: Tensor, *, bias: Tensor | None, is_transposed: bool
-) -> Tensor:
-    """Multiply sorted token-expert pairs by their experts' weights.
-
-    Args:
-        inputs: (P,I), sorted by expert.
-        weights: (k,O,I), or (k,I,O) if `is_transposed`.
-        ends: (k,) int32, where each expert's pairs end.
-        bias: (P,O) or None.
-        is_transposed: The layout of `weights`.
-
-    Returns:
-        (P,O).
-    """
-    if isinstance(weights, Int8Rows):
-        output: Tensor = _Int8Linear.apply(inputs, weights, ends, is_transposed)  # type: ignore[no-untyped-call]
-        return output if bias is None else output + bias
-    output = _grouped_linear(inputs, weights, ends, bias=bias, is_transposed=is_transposed)
-    return output
 
 
 class _Int8Linear(torch.autograd.Function):
