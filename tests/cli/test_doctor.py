@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 
 from invariants.test_loading import saved, tokenizer
 from models import FAMILIES
 from rasa_moe.cli import main
 from rasa_moe.moe import discover
-from rasa_moe.moe.budget import Size, Speed, needs, size_of
+from rasa_moe.moe.budget import Size, Speed, needs, repair_bytes, size_of
 from rasa_moe.moe.checkpoint import empty_model
+from rasa_moe.moe.examination import _advice
 
 
 def doctor(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -123,6 +126,7 @@ def test_estimates_follow_from_the_sizes() -> None:
         num_active=300_000,
         itemsize=2,
         activation_bytes=100,
+        checkpointed_bytes=30,
         cache_bytes=10,
         logit_bytes=1000,
     )
@@ -142,9 +146,39 @@ def test_estimates_follow_from_the_sizes() -> None:
     assert stages["collect"].seconds == pytest.approx(reading + 25 * 128 * step)
 
 
-def test_sizes_are_counted_from_the_model(tmp_path: Path) -> None:
-    import torch
+def test_what_spares_memory_in_repair_is_told_in_order_until_it_fits() -> None:
+    size = Size(
+        num_parameters=1_000_000,
+        num_routed=800_000,
+        num_router=1_000,
+        num_active=300_000,
+        itemsize=2,
+        activation_bytes=100,
+        checkpointed_bytes=30,
+        cache_bytes=10,
+        logit_bytes=0,
+    )
+    checkpointed = 2_000_000 + 100_000 * 16 + 2_048 * 30
+    assert repair_bytes(size, gradient_checkpointing=True) == checkpointed
+    assert repair_bytes(size, gradient_checkpointing=True, int8_base=True) == checkpointed - 800_000
+    least = checkpointed - 800_000 - 100_000 * 8
+    spared = {"gradient_checkpointing": True, "int8_base": True, "optimizer_on_cpu": True}
+    assert repair_bytes(size, **spared) == least
+    # Before they are integers, the weights have to be there.
+    assert repair_bytes(replace(size, num_parameters=1_100_000), **spared) == 2_200_000 + least - 2_000_000
+    few = replace(size, num_routed=8_000, num_parameters=1_000_000, checkpointed_bytes=0)
+    assert repair_bytes(few, **spared) == 2_000_000
+    gpu = torch.device("cuda")
+    told = {
+        free: _advice("repair", size, Speed(flops=1.0, bandwidth=1.0, free_bytes=free), gpu)
+        for free in (checkpointed, checkpointed - 1, 2_100_000)
+    }
+    assert told[checkpointed].endswith("with align.gradient_checkpointing: true")
+    assert told[checkpointed - 1].endswith("align.gradient_checkpointing: true and align.int8_base: true")
+    assert told[2_100_000].endswith("and align.int8_base: true and align.optimizer_on_cpu: true")
 
+
+def test_sizes_are_counted_from_the_model(tmp_path: Path) -> None:
     model = FAMILIES["olmoe"]()
     model.save_pretrained(tmp_path)
     size = size_of(discover(empty_model(tmp_path)), torch.bfloat16)

@@ -48,6 +48,7 @@ class Size:
         num_active: Values that one token meets: all but the experts it is not sent to, and the embedding.
         itemsize: Bytes of one value in the working type.
         activation_bytes: Bytes kept for backward per token.
+        checkpointed_bytes: The same where layers are checkpointed: their inputs, and one layer whole.
         cache_bytes: Bytes of KV cache per token, at most.
         logit_bytes: Bytes of the scores of the vocabulary per token, in fp32.
     """
@@ -58,6 +59,7 @@ class Size:
     num_active: int
     itemsize: int
     activation_bytes: int
+    checkpointed_bytes: int
     cache_bytes: int
     logit_bytes: int
 
@@ -112,6 +114,7 @@ def size_of(moe: MoeMap, dtype: torch.dtype) -> Size:
         num_active=total - embedding - int(num_routed * (1 - share)),
         itemsize=dtype.itemsize,
         activation_bytes=kept * dtype.itemsize,
+        checkpointed_bytes=(depth * width + kept // depth) * dtype.itemsize,
         cache_bytes=2 * depth * heads * head_width * dtype.itemsize,
         logit_bytes=int(config.vocab_size) * torch.float32.itemsize,
     )
@@ -180,11 +183,18 @@ def needs(size: Size, speed: Speed) -> tuple[StageNeed, ...]:
     )
 
 
-def repair_bytes(size: Size, *, optimizer_on_cpu: bool = False, int8_base: bool = False) -> int:
+def repair_bytes(
+    size: Size,
+    *,
+    gradient_checkpointing: bool = False,
+    optimizer_on_cpu: bool = False,
+    int8_base: bool = False,
+) -> int:
     """Estimate the bytes at the peak of repairing an eighth of the experts, with settings that spare some."""
     a_value = _BYTES_TRAINED - (_BYTES_OF_MOMENTS if optimizer_on_cpu else 0)
     slices = int(size.num_routed * _SELECTED_SHARE) * a_value
-    learnt = _TOKENS_A_PASS * (size.activation_bytes + _LOGITS_TO_LEARN * size.logit_bytes)
+    kept = size.checkpointed_bytes if gradient_checkpointing else size.activation_bytes
+    learnt = _TOKENS_A_PASS * (kept + _LOGITS_TO_LEARN * size.logit_bytes)
     base = size.weight_bytes - (size.num_routed * (size.itemsize - 1) if int8_base else 0)
     # The weights as they are fill the device before they are made integers, and afterwards.
     return max(size.weight_bytes, base + slices + learnt)

@@ -178,6 +178,10 @@ def _machine(moe: MoeMap, *, dtype: str, device: str) -> Iterator[Finding]:
         yield Finding(need.stage, text + advice, "note" if is_too_much else "fine")
 
 
+# What spares memory in repair, the cheapest in time first.
+_SPARING = ("gradient_checkpointing", "int8_base", "optimizer_on_cpu")
+
+
 def _advice(stage: str, size: budget.Size, speed: budget.Speed, place: torch.device) -> str:
     free = speed.free_bytes or 0
     if size.weight_bytes > free and size.itemsize > 2 and size.weight_bytes // 2 < free:
@@ -185,9 +189,10 @@ def _advice(stage: str, size: budget.Size, speed: budget.Speed, place: torch.dev
     if size.weight_bytes > free:
         return ": more than is free, even for the weights alone; use a larger machine"
     if stage == "repair" and place.type != "cpu":
-        for names in (("optimizer_on_cpu",), ("int8_base",), ("optimizer_on_cpu", "int8_base")):
-            if (peak := budget.repair_bytes(size, **dict.fromkeys(names, True))) <= free:
-                settings = " and ".join(f"align.{name}: true" for name in names)
+        for count in range(1, len(_SPARING) + 1):
+            chosen = _SPARING[:count]
+            if (peak := budget.repair_bytes(size, **dict.fromkeys(chosen, True))) <= free:
+                settings = " and ".join(f"align.{name}: true" for name in chosen)
                 return f": more than is free; about {_bytes(peak)} with {settings}"
     if stage in {"repair", "routers"}:
         return ": more than is free; set align.gradient_checkpointing: true or a smaller align.batch_tokens"
