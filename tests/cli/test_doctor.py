@@ -118,20 +118,22 @@ def test_damage_is_found(
     assert "cannot be repaired" in err
 
 
+SIZE = Size(
+    num_parameters=1_000_000,
+    num_routed=800_000,
+    num_router=1_000,
+    num_active=300_000,
+    itemsize=2,
+    activation_bytes=100,
+    checkpointed_bytes=30,
+    cache_bytes=10,
+    logit_bytes=1000,
+)
+
+
 def test_estimates_follow_from_the_sizes() -> None:
-    size = Size(
-        num_parameters=1_000_000,
-        num_routed=800_000,
-        num_router=1_000,
-        num_active=300_000,
-        itemsize=2,
-        activation_bytes=100,
-        checkpointed_bytes=30,
-        cache_bytes=10,
-        logit_bytes=1000,
-    )
     speed = Speed(flops=1e9, bandwidth=1e9, free_bytes=None)
-    stages = {need.stage: need for need in needs(size, speed)}
+    stages = {need.stage: need for need in needs(SIZE, speed)}
     # 32 sequences of 384 tokens; 2,048 tokens in one pass of a training step
     assert stages["collect"].peak_bytes == 2_000_000 + 12_288 * 10
     assert stages["detect"].peak_bytes == 2_000_000 + 12_288 * 1000
@@ -147,17 +149,7 @@ def test_estimates_follow_from_the_sizes() -> None:
 
 
 def test_what_spares_memory_in_repair_is_told_in_order_until_it_fits() -> None:
-    size = Size(
-        num_parameters=1_000_000,
-        num_routed=800_000,
-        num_router=1_000,
-        num_active=300_000,
-        itemsize=2,
-        activation_bytes=100,
-        checkpointed_bytes=30,
-        cache_bytes=10,
-        logit_bytes=0,
-    )
+    size = replace(SIZE, logit_bytes=0)
     checkpointed = 2_000_000 + 100_000 * 16 + 2_048 * 30
     assert repair_bytes(size, gradient_checkpointing=True) == checkpointed
     assert repair_bytes(size, gradient_checkpointing=True, int8_base=True) == checkpointed - 800_000
