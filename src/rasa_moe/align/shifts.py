@@ -21,10 +21,11 @@ from torch import Tensor
 from rasa_moe.align.batches import MicroBatch, TrainingBatch
 from rasa_moe.collect.stage import RetainRow
 from rasa_moe.data.chats import EncodedChat, collate, encode_chat, length_bucketed
-from rasa_moe.data.rows import Pair
+from rasa_moe.data.rows import PLAIN_FAMILY, Pair
 from rasa_moe.distributed import current
 from rasa_moe.moe import MoeMap, entering_last_layer, shifted
 
+_PLAIN = ("harmless", PLAIN_FAMILY)
 # Enough for a mean; more would cost a forward each.
 _ROWS_OF_A_CONTEXT = 64
 _RECOVERY = "recovery"
@@ -103,7 +104,8 @@ def context_directions(
     """Return what each context adds to the hidden state at the last prompt token, on average.
 
     Of an attack family: jailbreaks minus the plain requests for the same goals. Of a kind and family of
-    harmless conversations: its mean minus the mean of all of them, questions left out.
+    harmless conversations, questions left out: its mean minus that of plain harmless requests, or minus the
+    mean of all where there are none.
 
     Args:
         model: The base model.
@@ -133,12 +135,14 @@ def context_directions(
         jailbreaks = mean([encode_chat(tokenizer, pair.jailbreak, pair.anchor_answer) for pair in some])
         anchors = mean([encode_chat(tokenizer, pair.anchor, pair.anchor_answer) for pair in some])
         directions.append(jailbreaks - anchors)
-    harmless = [
-        mean([encode_chat(tokenizer, row.messages, row.answer) for row in rows[:_ROWS_OF_A_CONTEXT]])
-        for _, rows in sorted(groups.items())
-    ]
+    harmless = {
+        group: mean([encode_chat(tokenizer, row.messages, row.answer) for row in rows[:_ROWS_OF_A_CONTEXT]])
+        for group, rows in sorted(groups.items())
+    }
     if harmless:
-        directions.extend(torch.stack(harmless) - torch.stack(harmless).mean(dim=0))
+        everywhere = torch.stack(list(harmless.values())).mean(dim=0)
+        origin = harmless.pop(_PLAIN, everywhere)
+        directions.extend(state - origin for state in harmless.values())
     return torch.stack(directions)
 
 
