@@ -23,7 +23,7 @@ from rasa_moe.collect.stage import RetainRow
 from rasa_moe.data.chats import EncodedChat, collate, encode_chat, length_bucketed
 from rasa_moe.data.rows import PLAIN_FAMILY, Pair
 from rasa_moe.distributed import current
-from rasa_moe.moe import MoeMap, entering_last_layer, shifted
+from rasa_moe.moe import MoeMap, call_for_routing, entering_last_layer, shifted
 
 _PLAIN = ("harmless", PLAIN_FAMILY)
 # Enough for a mean; more would cost a forward each.
@@ -156,6 +156,7 @@ def _last_prompt_states(
         batch = collate([chats[number] for number in numbers], tokenizer.pad_token_id, side="right")
         batch = batch.to(model.device)
         with entering_last_layer(moe, model, batch.spans["last_prompt"]) as seen:
-            model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+            # No experts of the last layer and no scores: nobody reads them.
+            call_for_routing(moe, model, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
         found.append(seen[0].float().cpu())
     return torch.cat(found)
