@@ -40,7 +40,13 @@ EXPERTS = (ExpertId(0, 1), ExpertId(0, 5), ExpertId(2, 2))
 PAIRS, RETAIN = tiny_pairs(5), tiny_retain(3)
 # Two processes need several passes for a step, one process more of them.
 CONFIG = AlignConfig(
-    rounds=2, batch_size=2, expert_lr=5e-4, router_lr=1e-2, retain_per_pair=1, batch_tokens=40
+    rounds=2,
+    batch_size=2,
+    expert_lr=5e-4,
+    router_lr=1e-2,
+    retain_per_pair=1,
+    batch_tokens=40,
+    context_shift=0.25,
 )
 KILLED_AT_STEP = 8
 # How processes hold a model: all of it each, or a part of it.

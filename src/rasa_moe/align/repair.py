@@ -4,9 +4,8 @@ Paper: minimise `L_SFT(x, y_ref)` over B_adv in the critical experts only; route
 Deviation: anchors and harmless conversations take part with weights of their own; with both weights 0 this
     is the paper's form. Without them small models forget to refuse plain requests and refuse harmless ones in
     the same clothes.
-Deviation: what is refused and what is retained is shown in other contexts, by shifts of the hidden state at
-    the last prompt token with scale `align.context_shift`; 0 is the paper's form. Without them the
-    repair leans on what its few wrappings have in common, and misses others.
+Deviation: `align.context_shift` shows what is learned in other contexts as well, by shifts of the hidden
+    state at the last prompt token; 0, the default, is the paper's form. It trades abilities for transfer.
 Deviation: on harmless conversations the scores of the whole vocabulary are held to the base model's, with
     weight `align.drift_weight`; 0 is the paper's form. Without it a refusal comes up unseen until it wins in
     some context that training did not show.

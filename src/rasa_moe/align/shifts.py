@@ -1,7 +1,7 @@
 """What other contexts add to the hidden state at the last prompt token, added in repair at random strength.
 
 In a wrapping that training did not show, harm is still there to be read at that token; what a wrapping shifts
-is where harmless ends and harmful begins. So repair shows everything as if it had been asked in other
+is where harmless ends and harmful begins. So repair can show everything as if it had been asked in other
 contexts: neither a refusal nor an answer may lean on what contexts differ in. Domain randomisation, as it is
 known elsewhere, in the space of hidden states.
 

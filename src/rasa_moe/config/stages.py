@@ -148,9 +148,9 @@ class AlignConfig(Section):
         "conversations; 0 is the paper's form.",
     )
     context_shift: NotNegative = Field(
-        0.25,
-        description="Show what is learned in other contexts in repair: scale of what those add "
-        "to the hidden state at the last prompt token; 0 is the paper's form.",
+        0.0,
+        description="Show what is learned in other contexts in repair: scale of what those add to the hidden "
+        "state at the last prompt token. 0.25 reaches more unknown attacks and costs abilities.",
     )
     retain_per_pair: Count = Field(4, description="Harmless conversations beside each pair of a batch.")
     anchor_weight: NotNegative = Field(

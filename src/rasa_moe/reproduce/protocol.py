@@ -71,7 +71,7 @@ METHODS: tuple[Method, ...] = (
     Method("lora", "LoRA", "rivals.lora.lr", "lora"),
     Method(
         "lora_held",
-        "LoRA with RASA's loss (scores held, contexts shifted)",
+        "LoRA, scores held and contexts shifted",
         "rivals.lora.lr",
         "lora",
         {"rivals.lora.drift_weight": 3.0, "rivals.lora.context_shift": 0.25},
