@@ -109,7 +109,7 @@ def _grouped_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_
             parts.append(
                 _run_experts(self, hidden, trained, rows_P=rows_P, ends=ends[:num_chosen])
                 if num_chosen_pairs
-                else hidden + torch.stack([usable(rows).sum() for rows in slices.rows.values()]).sum()
+                else hidden + _nothing_of(trained)
             )
     if num_chosen_pairs < keys_P.numel():
         frozen = {name: base_tensor(self, name) for name in expert_tensor_names(self)}
@@ -120,6 +120,12 @@ def _grouped_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_
     inverse_P = torch.empty_like(order_P)
     inverse_P[order_P] = torch.arange(order_P.numel(), device=order_P.device)
     return output_PD[inverse_P].view(num_tokens, top_k, -1).sum(dim=1).to(hidden_states.dtype)
+
+
+def _nothing_of(gathered: Mapping[str, _Weights]) -> Tensor:
+    """Return a number in whose backward pass every process takes part; it is added to no pair at all."""
+    # Gathered once already: another gathering would leave the other processes waiting.
+    return torch.stack([cast(Tensor, rows).sum() for rows in gathered.values()]).sum()
 
 
 def _run_experts(
