@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,11 +149,6 @@ def align(model: Any, ids: Tensor, *, optimizer_on_cpu: bool = False) -> Callabl
     return work
 
 
-def align_small(model: Any, ids: Tensor) -> Callable[[], None]:
-    """Return the same step with AdamW's moments on the CPU."""
-    return align(model, ids, optimizer_on_cpu=True)
-
-
 def full(model: Any, ids: Tensor) -> Callable[[], None]:
     """Return a step of full fine-tuning in pure bf16 with checkpointed layers: its smallest form."""
     model.requires_grad_(True)
@@ -189,7 +185,9 @@ STAGES = {
     "detect": Stage(detect, 1.0),
     "align": Stage(align, 3.0 + _SHARE),
     "align, 8-bit base, moments on the CPU": Stage(
-        align_small, 3.0 + _SHARE, around=lambda model: int8_experts(discover(model))
+        partial(align, optimizer_on_cpu=True),
+        3.0 + _SHARE,
+        around=lambda model: int8_experts(discover(model)),
     ),
     "full fine-tuning": Stage(full, 4.0),
 }

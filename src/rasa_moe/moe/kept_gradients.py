@@ -1,7 +1,7 @@
 """Trained rows on a CPU, whose gradients are added up in memory that stays.
 
 A gradient of a layer's chosen rows is large enough that the C library gives its memory back when it is freed,
-and the kernel clears the same pages anew in every step: a third of a backward pass at a width of 2,048. So it
+and the kernel clears the same pages anew in every step (docs/performance.md has what that costs). So it
 is added, expert by expert, into a tensor that is made once. The same is known as fusing the accumulation of
 gradients. A GPU's allocator keeps what is freed, so nothing of this is done there.
 

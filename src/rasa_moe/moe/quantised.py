@@ -99,7 +99,8 @@ def quantised(weights: Tensor, is_transposed: bool) -> tuple[Tensor, Tensor]:
     """Return (k,O,I) int8 and (k,O,1) scales, or (k,I,O) and (k,1,O); an expert at a time, to need little."""
     values = torch.empty_like(weights, dtype=torch.int8)
     largest = weights.abs().amax(dim=-2 if is_transposed else -1, keepdim=True)
-    # Never 0, so that a channel of zeros divides; rounded up by no more than the working type rounds.
+    # Never 0, so that a channel of zeros divides. Where the working type rounds a scale down, the largest
+    # weight lies beyond the last integer and is cut to it.
     scales = (largest / _LARGEST).clamp_min(torch.finfo(weights.dtype).tiny)
     for row, weight in enumerate(weights):
         exact = weight.float() / scales[row].float()
