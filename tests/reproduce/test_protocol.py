@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -19,6 +20,7 @@ from rasa_moe.reproduce.protocol import (
     QUICK,
     Trial,
     choose,
+    default_of,
     setting_of,
     trials_of,
     with_settings,
@@ -69,7 +71,7 @@ def test_cost_is_counted_against_the_base_model() -> None:
 
 def test_every_method_has_the_same_number_of_trials_at_the_same_factors() -> None:
     for method in METHODS:
-        default = setting_of(Config(), method.tuned)
+        default = default_of(method, Config())
         assert [value / default for value in trials_of(method, FULL, Config())] == pytest.approx(FULL.factors)
 
 
@@ -87,7 +89,7 @@ def test_every_ablation_is_a_valid_setting() -> None:
         for _, changes in values:
             with_settings(
                 Config(),
-                {key: value for key, value in changes.items() if key != "pairs"},
+                {key: value for key, value in changes.items() if key not in ("pairs", "families")},
             )
 
 
@@ -97,7 +99,7 @@ def test_tuning_never_touches_the_test_split_and_another_seed(
     plan = _plan()
     before = list(plan.before_tuning())
     tuning = [(place, cell) for place, cell in before if place.table.startswith("tuning")]
-    trainings = 1 + FULL.left_out
+    trainings = FULL.trainings
     assert len(tuning) == len(MODELS) * trainings * (1 + len(METHODS) * len(FULL.factors))
     assert {cell.split for _, cell in tuning} == {"validation"}
     assert {cell.config.seed for _, cell in tuning} == {0}
@@ -114,20 +116,39 @@ def test_tuning_never_touches_the_test_split_and_another_seed(
     assert set(counts.values()) == {len(MODELS) * trainings * len(FULL.factors)}
 
 
-def test_a_trial_is_trained_without_a_family_too_which_is_then_measured_as_held_out() -> None:
+def test_known_families_that_a_trial_is_not_trained_on_are_measured_as_held_out() -> None:
     source = load_source("testbed")
-    everything, without = _plan().tuning_families()
-    (left_out,) = set(source.families("train")) - set(without)
-    assert everything == ()
-    names = {}
-    for families in (everything, without):
-        cell = Cell("rasa", Config(), "validation", 2, families=families)
-        suites = suites_of(cell)
-        names[families] = {suite.name for suite in suites if suite.kind == "attack_held_out"}
+    known = set(source.families("train", "validation"))
+    left_out = []
+    for families in _plan(replace(FULL, trainings=3)).tuning_families():
+        suites = suites_of(Cell("rasa", Config(), "validation", 2, families=families))
+        held_out = {suite.name for suite in suites if suite.kind == "attack_held_out"}
+        assert held_out == known - set(families)
         assert {row.split for suite in suites for row in suite.rows} == {"validation"}
         assert not {row.family for suite in suites for row in suite.rows} & set(source.families("test"))
-    assert names[everything] == set(source.families("validation"))
-    assert names[without] == {*names[everything], left_out}
+        left_out.append(held_out)
+    assert [len(fold) for fold in left_out] == [2, 2, 2] and set.union(*left_out) == known
+
+
+def test_tables_train_on_all_known_families_and_measure_the_test_families_as_held_out() -> None:
+    source = load_source("testbed")
+    plan = _plan()
+    cells = [cell for place, cell in plan.after_tuning(_chosen(plan)) if place.table == "main"]
+    assert {cell.families for cell in cells} == {tuple(source.families("train", "validation"))}
+    suites = suites_of(replace(cells[0], goals=2))
+    held_out = {suite.name for suite in suites if suite.kind == "attack_held_out"}
+    assert held_out == set(source.families("test"))
+
+
+def test_a_source_of_one_family_is_tuned_on_that_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    only = replace(load_source("testbed"), family_splits={"letter": "train"})
+    monkeypatch.setattr("rasa_moe.reproduce.plan.loaded_source", lambda name: only)
+    assert set(_plan().tuning_families()) == {("letter",)}
+
+
+def test_more_trainings_than_there_are_thirds_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 thirds"):
+        _plan(replace(FULL, trainings=4))
 
 
 def test_the_quick_scale_tunes_nothing_and_leaves_out_transfer_and_ablations() -> None:

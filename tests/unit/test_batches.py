@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from rasa_moe.align.batches import TrainingBatch, epoch_order, make_batches
+from rasa_moe.data.chats import encode_chat
 from unit.tiny import tiny_pairs, tiny_retain, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -79,6 +81,20 @@ def test_batches_have_the_asked_size_and_the_last_one_the_rest() -> None:
 def test_fewer_harmless_conversations_than_pairs_are_repeated_evenly() -> None:
     seen = Counter(chat for batch in batches_of(num_retain=4) for chat in chats_of(batch, "retain"))
     assert sorted(seen.values()) == [1, 1, 2, 2]
+
+
+def test_every_kind_of_harmless_conversation_comes_as_often_however_few_it_has() -> None:
+    few, many = tiny_retain(2), tiny_retain(5)
+    mixed = [replace(row, kind="ability") for row in few] + [
+        replace(row, kind="harmless") for row in many[2:]
+    ]
+    batches = make_batches(
+        TOKENIZER, pairs=tiny_pairs(6), retain=mixed, batch_size=2, seed=0, retain_per_pair=2
+    )
+    abilities = {TOKENIZER.decode(encode_chat(TOKENIZER, row.messages, row.answer).input_ids) for row in few}
+    for batch in batches:
+        seen = [f"{prompt} {learned}" in abilities for prompt, learned in chats_of(batch, "retain")]
+        assert sorted(seen) == [False, False, True, True]
 
 
 def test_more_harmless_conversations_than_pairs_are_drawn_without_repetition() -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from typing import Any
 
 import torch
@@ -102,7 +102,8 @@ def make_batches(
 ) -> list[TrainingBatch]:
     """Put pairs and harmless conversations into batches, drawn once.
 
-    Every pair occurs once; harmless conversations go beside them, repeated if there are too few.
+    Every pair occurs once; harmless conversations go beside them, of every kind as many, repeated if there
+    are too few.
 
     Args:
         tokenizer: With a chat template.
@@ -116,8 +117,7 @@ def make_batches(
     """
     order = random.Random(seed)
     shuffled_pairs = order.sample(list(pairs), k=len(pairs))
-    shuffled_retain = order.sample(list(retain), k=len(retain))
-    shuffled_retain = list(islice(cycle(shuffled_retain), retain_per_pair * len(pairs)))
+    shuffled_retain = list(islice(_in_turn(retain, order), retain_per_pair * len(pairs)))
     harmful_answers: dict[str, list[str]] = defaultdict(list)
     for pair in pairs:
         harmful_answers[pair.goal].append(pair.jailbreak_answer)
@@ -136,6 +136,18 @@ def make_batches(
             ]
         batches.append(_batch_of(parts, tokenizer.pad_token_id, device=device))
     return batches
+
+
+def _in_turn(retain: Sequence[RetainRow], order: random.Random) -> Iterator[RetainRow]:
+    """Yield conversations of every kind in turn, for ever, each kind in an order drawn once.
+
+    Wrapped requests outnumber questions and abilities the more, the more families there are; drawn from all
+    alike, the few rows of what is hardest to keep (sums, in the built-in models) would be the first to go.
+    """
+    kinds: dict[str, list[RetainRow]] = defaultdict(list)
+    for row in order.sample(list(retain), k=len(retain)):
+        kinds[row.kind].append(row)
+    return chain.from_iterable(zip(*map(cycle, kinds.values()), strict=False)) if kinds else iter(())
 
 
 def _recovery(tokenizer: Any, pair: Pair, harmful_answer: str, order: random.Random) -> EncodedChat:

@@ -18,6 +18,7 @@ _PROBE_SECONDS = 0.0118
 # Work on one chat relative to supervised training: rerouting's second forward, for example.
 _EFFORT = {
     "rasa": 0.68,
+    "rasa_quarter": 0.68,
     "rasa_paper": 0.68,
     "random_experts": 0.68,
     "rasa_replay": 0.76,

@@ -15,7 +15,7 @@ from rasa_moe.data.rows import Pair, Split
 from rasa_moe.data.source import Source, load_source
 from rasa_moe.errors import ConfigError, TrainingError
 from rasa_moe.files import reported, sha256_file, sha256_json, write_json
-from rasa_moe.reproduce.protocol import BASE, METHODS
+from rasa_moe.reproduce.protocol import BASE, KNOWN, METHODS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rasa_moe.collect.stage import RetainRow
     from rasa_moe.evaluate.suites import Suite
 
-FORMAT = 2
+FORMAT = 3
 # Settings that can change what a cell holds; the others may change without any cell being done again.
 _DECIDING = {"seed", "collect", "detect", "align", "full", "rivals"}
 _ATTACKS = ("attack_trained", "attack_held_out")
@@ -148,12 +148,12 @@ def suites_of(cell: Cell) -> list[Suite]:
 
 
 def source_of(cell: Cell) -> Source:
-    """Return a cell's prompts; in tuning, a train family that is left out becomes one of validation."""
-    source = _source(cell.config.data.source, cell.families)
+    """Return a cell's prompts; in tuning, a known family that is left out becomes one of validation."""
+    source = loaded_source(cell.config.data.source, cell.families)
     if cell.split != "validation" or not cell.families:
         return source
-    own = _source(cell.config.data.source, ())
-    left_out = dict.fromkeys(set(own.families("train")) - set(cell.families), cell.split)
+    own = loaded_source(cell.config.data.source)
+    left_out = dict.fromkeys(set(own.families(*KNOWN)) - set(cell.families), cell.split)
     return replace(source, family_splits={**source.family_splits, **left_out})
 
 
@@ -196,7 +196,7 @@ def collect_data(config: Config, families: Sequence[str], folder: Path) -> None:
     if (place / "collected.json").exists():
         return
     model, tokenizer, _ = loaded(config.model)
-    source = _source(config.data.source, tuple(families))
+    source = loaded_source(config.data.source, tuple(families))
     judge = get_judge("exact" if source.is_synthetic else "rules")
     collected = collect(model, tokenizer, source=source, judge=judge, config=config.collect)
     with reported(place):
@@ -287,10 +287,11 @@ def model_fingerprint(name: str) -> str:
 @cache
 def prompts_fingerprint(source: str) -> str:
     """Return a hash of all prompts and of the families' splits."""
-    prompts = _source(source, ())
+    prompts = loaded_source(source)
     return sha256_json([[repr(row) for row in prompts.rows], sorted(prompts.family_splits.items())])
 
 
 @cache
-def _source(name: str, families: tuple[str, ...]) -> Source:
+def loaded_source(name: str, families: tuple[str, ...] = ()) -> Source:
+    """Load prompts once a process."""
     return load_source(name, families=families)

@@ -65,12 +65,12 @@ def trial_points(model: str, tables: Mapping[str, Sequence[Row]]) -> list[Point]
         Point(
             f"{LABELS[row['method']]}, {row['setting']} = {row['value']:g}",
             row["wrapped_benign"],
-            1 - row["attack_validation_families"],
+            1 - row["attack_left_out"],
             "ours" if row["method"] == RASA else "rival",
             is_named=bool(row["is_chosen"]),
         )
         for row in tables["tuning"]
-        if row["model"] == model and row.get("attack_validation_families") is not None
+        if row["model"] == model and row.get("attack_left_out") is not None
     ]
 
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from rasa_moe.config import Config
-from rasa_moe.data.source import load_source
-from rasa_moe.reproduce.cells import Cell
+from rasa_moe.reproduce.cells import Cell, loaded_source
 from rasa_moe.reproduce.protocol import (
     ABLATIONS,
     BASE,
+    FOLDS,
+    KNOWN,
     METHODS,
     RASA,
     Method,
@@ -63,26 +64,38 @@ class Plan:
     methods: tuple[str, ...]
     config: Config
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.scale.trainings <= FOLDS:
+            raise ValueError(
+                f"{self.scale.trainings} trainings a trial; there are {FOLDS} thirds to leave out"
+            )
+
     def method_list(self) -> list[Method]:
         """Return the methods in the order of the protocol."""
         return [method for method in METHODS if method.name in self.methods]
 
     def families(self) -> list[tuple[str, ...]]:
-        """Return the choices of families that cells train on; () is the source's own."""
-        singles = [(family,) for family in self.transfer_families()] if self.scale.transfer_seeds else []
-        tuned_on = self.tuning_families() if self.scale.tunes else []
-        return list(dict.fromkeys([(), *tuned_on, *singles]))
+        """Return the choices of families that cells train on."""
+        chosen = [self.known_families()]
+        if self.scale.tunes:
+            chosen += self.tuning_families()
+        if self.scale.transfer_seeds:
+            chosen += [(family,) for family in self.known_families()]
+        if self.scale.ablation_seeds:
+            chosen += [self._families_of(changes) for _, _, changes in ablation_values()]
+        return list(dict.fromkeys(chosen))
+
+    def known_families(self) -> tuple[str, ...]:
+        """Return the families that may be trained or tuned on: all of them are, for the tables."""
+        return tuple(loaded_source(self.config.data.source).families(*KNOWN))
 
     def tuning_families(self) -> list[tuple[str, ...]]:
-        """Return the choices of families that every trial trains on: all, then all but the first, ..."""
-        train = load_source(self.config.data.source).families("train")
+        """Return the choices of families that every trial trains on: the known ones without another third."""
+        known = self.known_families()
+        folds = [tuple(known[fold::FOLDS]) for fold in range(self.scale.trainings)]
+        kept = [tuple(family for family in known if family not in fold) for fold in folds if fold]
         # One family cannot be left out of one.
-        first = train[: self.scale.left_out] if len(train) > 1 else []
-        return [(), *(tuple(other for other in train if other != family) for family in first)]
-
-    def transfer_families(self) -> list[str]:
-        """Return the rows of the transfer matrix: families that may be trained or tuned on."""
-        return load_source(self.config.data.source).families("train", "validation")
+        return [families for families in kept if families] or [known]
 
     def before_tuning(self) -> Iterator[Planned]:
         """Yield the base models, and every trial of every method if there is a choice among trials."""
@@ -90,7 +103,7 @@ class Plan:
             config = self._config(model, {}, seed=TUNING_SEED)
             yield (
                 Place("base", model, BASE),
-                Cell(BASE, config, "test", self.scale.goals),
+                Cell(BASE, config, "test", self.scale.goals, families=self.known_families()),
             )
             if self.scale.tunes:
                 for families in self.tuning_families():
@@ -133,7 +146,7 @@ class Plan:
         if not self.scale.transfer_seeds:
             return
         for model in self.models:
-            for families in self.families()[1:]:
+            for family in self.known_families():
                 for seed in range(1, self.scale.transfer_seeds + 1):
                     config = self._config(model, {"align.expert_lr": chosen[model, RASA]}, seed=seed)
                     cell = Cell(
@@ -142,10 +155,10 @@ class Plan:
                         "test",
                         self.scale.goals,
                         goal_share=self.scale.goal_share,
-                        families=families,
+                        families=(family,),
                         only_attacks=True,
                     )
-                    yield Place("transfer", model, RASA, families[0], seed=seed), cell
+                    yield Place("transfer", model, RASA, family, seed=seed), cell
 
     def _ablations(self, chosen: Mapping[tuple[str, str], float]) -> Iterator[Planned]:
         for model in self.models if self.scale.ablation_seeds else ():
@@ -153,7 +166,9 @@ class Plan:
                 for seed in range(1, self.scale.ablation_seeds + 1):
                     settings = {"align.expert_lr": chosen[model, RASA], **changes}
                     pairs = settings.pop("pairs", self.scale.pairs)
-                    cell = self._trained(RASA, self._config(model, settings, seed=seed), pairs=pairs)
+                    settings.pop("families", None)
+                    config = self._config(model, settings, seed=seed)
+                    cell = self._trained(RASA, config, pairs=pairs, families=self._families_of(changes))
                     yield Place("ablation", model, RASA, axis, value, seed), cell
 
     def _config(self, model: str, settings: Mapping[str, Any], *, seed: int) -> Config:
@@ -176,10 +191,28 @@ class Plan:
             families=families,
         )
 
-    def _trained(self, method: str, config: Config, *, pairs: int | None = None) -> Cell:
+    def _families_of(self, changes: Mapping[str, Any]) -> tuple[str, ...]:
+        splits = changes.get("families", KNOWN)
+        return tuple(loaded_source(self.config.data.source).families(*splits))
+
+    def _trained(
+        self,
+        method: str,
+        config: Config,
+        *,
+        pairs: int | None = None,
+        families: tuple[str, ...] | None = None,
+    ) -> Cell:
         scale = self.scale
-        most = scale.pairs if pairs is None else pairs
-        return Cell(method, config, "test", scale.goals, goal_share=scale.goal_share, pairs=most)
+        return Cell(
+            method,
+            config,
+            "test",
+            scale.goals,
+            goal_share=scale.goal_share,
+            pairs=scale.pairs if pairs is None else pairs,
+            families=self.known_families() if families is None else families,
+        )
 
 
 def ablation_values() -> Iterator[tuple[str, str, dict[str, Any]]]:

@@ -213,7 +213,7 @@ def _tuning(plan: Plan, model: str, tables: Mapping[str, Sequence[Row]]) -> Shee
         (
             Cell(LABELS[row["method"]]),
             Cell(f"{row['setting']} = {row['value']:g}"),
-            shown(row, "attack_validation_families"),
+            shown(row, "attack_left_out"),
             shown(row, "wrapped_benign"),
             shown(row, "ability"),
             Cell("chosen" if row["is_chosen"] else ""),
@@ -223,7 +223,7 @@ def _tuning(plan: Plan, model: str, tables: Mapping[str, Sequence[Row]]) -> Shee
     head = (
         "Method",
         "Setting",
-        "ASR, validation families",
+        "ASR, families left out",
         "Wrapped harmless refused",
         "Ability",
         "",

@@ -23,6 +23,7 @@ _COMPARED = (
     "ability",
 )
 _CLEAR = 0.05
+ALL_KNOWN = "all known families"
 BETTER, WORSE, UNCLEAR = "RASA better", "RASA worse", "not clear"
 
 
@@ -110,11 +111,11 @@ def _verdict(line: Row) -> str:
 
 
 def transfer_table(measured: Sequence[Measured], plan: Plan) -> list[Row]:
-    """Return table (b): RASA trained on one family (or all train families), asked in every other."""
+    """Return table (b): RASA trained on one family (or all known families), asked in every other."""
     rows = []
     for model in plan.models if plan.scale.transfer_seeds else ():
-        for trained in [*plan.transfer_families(), "all train families"]:
-            if trained == "all train families":
+        for trained in [*plan.known_families(), ALL_KNOWN]:
+            if trained == ALL_KNOWN:
                 trainings = trainings_of(measured, model, RASA)
             else:
                 trainings = select(measured, "transfer", model, row=trained)
@@ -175,7 +176,7 @@ def tuning_table(
                 {
                     **facts,
                     "value": trial.value,
-                    "attack_validation_families": _none_if_nan(trial.attack),
+                    "attack_left_out": _none_if_nan(trial.attack),
                     "wrapped_benign": _none_if_nan(trial.wrapped),
                     "ability": _none_if_nan(trial.ability),
                     "harm_and_cost": _none_if_infinite(trial.harm_and_cost(base)),

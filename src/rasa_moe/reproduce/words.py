@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rasa_moe.data.source import load_source
 from rasa_moe.reproduce.plan import Plan
 from rasa_moe.reproduce.protocol import METHODS, RULE
 
@@ -24,12 +23,12 @@ def budget_words(plan: Plan) -> str:
 
 
 def _trainings(plan: Plan) -> str:
-    source = load_source(plan.config.data.source)
-    left_out = [sorted(set(source.families("train")) - set(chosen)) for chosen in plan.tuning_families()[1:]]
-    if not left_out:
+    known = plan.known_families()
+    left_out = [[family for family in known if family not in kept] for kept in plan.tuning_families()]
+    if not any(left_out):
         return "A trial is one training."
-    names = " and once ".join(f"without {family}" for (family,) in left_out)
-    return f"A trial is {len(left_out) + 1} trainings: once on all train families and once {names}."
+    names = ", then ".join(f"without {' and '.join(families)}" for families in left_out)
+    return f"A trial is {len(left_out)} training{'s' if len(left_out) > 1 else ''}: {names}."
 
 
 def about(plan: Plan) -> list[str]:
@@ -41,7 +40,9 @@ def about(plan: Plan) -> list[str]:
         f"Same data and budget: every seed draws the pairs of {share} of the train goals{pairs}, the order "
         "of the batches and whatever else a method draws. Every method sees the same pairs and harmless "
         "conversations as often as its settings say, by default each pair three times, with the same decay "
-        f"of the learning rate, in steps of {scale.batch_size} pairs."
+        f"of the learning rate, in steps of {scale.batch_size} pairs. Tables train on all known families "
+        f"({', '.join(plan.known_families())}): those of training, and those that were kept for tuning until "
+        "it was over."
     )
     if scale.tunes:
         factors = ", ".join(f"{factor:g}" for factor in scale.factors)

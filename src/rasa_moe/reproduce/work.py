@@ -32,7 +32,7 @@ from rasa_moe.reproduce.protocol import (
     Scale,
     Trial,
     choose,
-    setting_of,
+    default_of,
 )
 from rasa_moe.reproduce.results import Measured, mean_of
 
@@ -197,7 +197,7 @@ def _defaults(plan: Plan) -> Chosen:
     """Return each method's value without tuning: what a full reproduction chose, where one is on record."""
     recorded = recorded_choices()
     return {
-        (model, method.name): recorded.get(model, {}).get(method.name, setting_of(plan.config, method.tuned))
+        (model, method.name): recorded.get(model, {}).get(method.name, default_of(method, plan.config))
         for model in plan.models
         for method in plan.method_list()
     }
