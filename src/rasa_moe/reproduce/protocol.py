@@ -162,7 +162,7 @@ class Scale:
     factors: tuple[float, ...]
     goals: int
     tuning_goals: int
-    trainings: int = 2
+    trainings: int = 3
     goal_share: float = 0.8
     pairs: int | None = None
     batch_size: int = 16
