@@ -11,19 +11,22 @@ from rasa_moe.reproduce.cells import Cell, suites_of
 from rasa_moe.reproduce.protocol import BASE, METHODS
 
 # Measured with one thread on the built-in models; `_PROBE_SECONDS` is what `probe` took there.
-_CHAT_SECONDS = 0.0095
-_PROMPT_SECONDS = 0.0054
+_CHAT_SECONDS = 0.0032
+_PROMPT_SECONDS = 0.0026
 _CELL_SECONDS = 0.5
 _PROBE_SECONDS = 0.0118
 # Work on one chat relative to supervised training: rerouting's second forward, for example.
 _EFFORT = {
-    "rasa": 0.68,
-    "rasa_quarter": 0.68,
-    "rasa_paper": 0.68,
-    "random_experts": 0.68,
-    "rasa_replay": 0.76,
-    "lora": 1.15,
-    "lora_held": 1.2,
+    "rasa": 0.92,
+    "rasa_replay": 0.96,
+    "rasa_quarter": 0.92,
+    "rasa_paper": 0.53,
+    "lora": 1.08,
+    "lora_held": 1.27,
+    "random_experts": 0.92,
+    "affinity_experts": 0.78,
+    "experts_only": 0.79,
+    "routers_only": 0.69,
 }
 _PAIRS_WON, _COPIES_WON = 0.9, 0.75
 
