@@ -201,9 +201,9 @@ def collect_data(config: Config, families: Sequence[str], folder: Path) -> None:
     collected = collect(model, tokenizer, source=source, judge=judge, config=config.collect)
     with reported(place):
         place.mkdir(parents=True, exist_ok=True)
-    write_pairs(place / "pairs.jsonl", collected.pairs)
-    write_retain(place / "retain.jsonl", collected.retain)
-    write_json(place / "collected.json", dict(collected.counts))
+        write_pairs(place / "pairs.jsonl", collected.pairs)
+        write_retain(place / "retain.jsonl", collected.retain)
+        write_json(place / "collected.json", dict(collected.counts))
 
 
 def data_folder(config: Config, families: Iterable[str], folder: Path) -> Path:
