@@ -21,6 +21,7 @@ from rasa_moe.reproduce.protocol import (
     Trial,
     choose,
     default_of,
+    seen,
     setting_of,
     trials_of,
     with_settings,
@@ -176,6 +177,21 @@ def test_an_ablation_at_the_tuned_value_costs_no_second_training() -> None:
     ]
     assert len(shared) == 2 * len(MODELS) * FULL.ablation_seeds
     assert len(unique(after)) <= len(after) - len(shared)
+
+
+def test_every_trained_method_sees_its_pairs_equally_often() -> None:
+    often = Config()
+    for key, epochs in seen(7).items():
+        often = with_settings(often, {key: epochs})
+    ways = {name: dict(section) for name, section in often.rivals if "epochs" in dict(section)}
+    assert {name: section["epochs"] for name, section in ways.items()} == dict.fromkeys(ways, 7)
+    assert (often.align.rounds, often.full.epochs) == (7, 7)
+    # The ablation of pairs draws fewer, and shows them as often as it takes for the same number of steps.
+    for _, cell in (found for found in _plan().after_tuning(_chosen(_plan())) if found[0].table == "main"):
+        assert (cell.config.align.rounds, cell.config.full.epochs) == (FULL.epochs, FULL.epochs)
+    assert [
+        changes["pairs"] * changes["align.rounds"] for _, changes in ABLATIONS["number of pairs"][:-1]
+    ] == [FULL.pairs] * (len(ABLATIONS["number of pairs"]) - 1)
 
 
 def test_a_cell_is_named_by_what_decides_it_and_nothing_else() -> None:

@@ -17,6 +17,7 @@ from rasa_moe.reproduce.protocol import (
     RASA,
     Method,
     Scale,
+    seen,
     trials_of,
     with_settings,
 )
@@ -176,6 +177,7 @@ class Plan:
             "model": model,
             "seed": seed,
             "align.batch_size": self.scale.batch_size,
+            **({} if self.scale.epochs is None else seen(self.scale.epochs)),
         }
         return with_settings(self.config, {**shared, **settings})
 

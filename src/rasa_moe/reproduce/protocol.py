@@ -17,6 +17,8 @@ BASE, RASA = "base", "rasa"
 KNOWN: tuple[Split, ...] = ("train", "validation")
 # Of the known families, in their order, every third is left out together: those that open alike seldom are.
 FOLDS = 3
+# Pairs that a seed draws; each is seen once, since other pairs teach more than the same ones again.
+PAIRS = 540
 
 
 @dataclass(frozen=True)
@@ -130,10 +132,15 @@ ABLATIONS: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]] = {
     "router retain weight": [
         (f"{weight:g}", {"align.router_retain_weight": weight}) for weight in (0.0, 1.0)
     ],
+    "router epochs": [(str(epochs), {"align.router_epochs": epochs}) for epochs in (0, 1)],
     "KL direction": [(kind, {"align.kl": kind}) for kind in ("forward", "reverse", "symmetric")],
     "rounds": [(str(rounds), {"align.rounds": rounds}) for rounds in (1, 3, 5)],
+    # Fewer pairs are seen more often, so that all but the last are as many steps.
     "number of pairs": [
-        *((str(pairs), {"pairs": pairs}) for pairs in (10, 30, 90, 180)),
+        *(
+            (str(pairs), {"pairs": pairs, "align.rounds": PAIRS // pairs})
+            for pairs in (10, 30, 90, 180, PAIRS)
+        ),
         ("all that were drawn", {"pairs": 1_000_000}),
     ],
 }
@@ -152,6 +159,7 @@ class Scale:
         trainings: Trainings of each trial, each with another third of the known families left out; at most 3.
         goal_share: Share of the train goals whose pairs a seed draws.
         pairs: Most pairs a seed draws; None for all of the drawn goals.
+        epochs: How often every method sees a pair; None for as often as its own settings say.
         batch_size: Pairs of one optimiser step; smaller where pairs are few, to keep the number of steps.
         transfer_seeds: Trainings of each cell of the transfer matrix; 0 leaves it out.
         ablation_seeds: Trainings of each ablation; 0 leaves them out.
@@ -165,6 +173,7 @@ class Scale:
     trainings: int = 3
     goal_share: float = 0.8
     pairs: int | None = None
+    epochs: int | None = None
     batch_size: int = 16
     transfer_seeds: int = 0
     ablation_seeds: int = 0
@@ -181,7 +190,8 @@ FULL = Scale(
     factors=(0.3, 1.0, 3.0),
     goals=30,
     tuning_goals=60,
-    pairs=180,
+    pairs=PAIRS,
+    epochs=1,
     batch_size=9,
     transfer_seeds=1,
     ablation_seeds=1,
@@ -250,6 +260,14 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
             raise KeyError(key)
         place[name] = value
     return Config.model_validate(tree)
+
+
+def seen(epochs: int) -> dict[str, int]:
+    """Return the settings by which every method sees its pairs so often; steering trains nothing."""
+    sections = {method.tuned.rpartition(".")[0] for method in METHODS if method.rival != "steering"}
+    return {
+        f"{section}.{'rounds' if section == 'align' else 'epochs'}": epochs for section in sorted(sections)
+    }
 
 
 def setting_of(config: Config, key: str) -> float:

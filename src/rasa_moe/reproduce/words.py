@@ -36,13 +36,17 @@ def about(plan: Plan) -> list[str]:
     scale = plan.scale
     pairs = "" if scale.pairs is None else f", at most {scale.pairs} of them"
     share = f"{scale.goal_share:.0%}"
+    often = (
+        "as often as its settings say, by default each pair three times"
+        if scale.epochs is None
+        else "equally often, each pair " + ("once" if scale.epochs == 1 else f"{scale.epochs} times")
+    )
     seeds = (
         f"Same data and budget: every seed draws the pairs of {share} of the train goals{pairs}, the order "
         "of the batches and whatever else a method draws. Every method sees the same pairs and harmless "
-        "conversations as often as its settings say, by default each pair three times, with the same decay "
-        f"of the learning rate, in steps of {scale.batch_size} pairs. Tables train on all known families "
-        f"({', '.join(plan.known_families())}): those of training, and those that were kept for tuning until "
-        "it was over."
+        f"conversations {often}, with the same decay of the learning rate, in steps of {scale.batch_size} "
+        f"pairs. Tables train on all known families ({', '.join(plan.known_families())}): those of training, "
+        "and those that were kept for tuning until it was over."
     )
     if scale.tunes:
         factors = ", ".join(f"{factor:g}" for factor in scale.factors)
