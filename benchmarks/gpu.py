@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, OlmoeConfig, PreTrainedConfig, Qw
 from rasa_moe.align.optimizers import adamw
 from rasa_moe.bench.contenders import learned_half
 from rasa_moe.config import AlignConfig
-from rasa_moe.moe import ExpertId, ExpertSlices, checkpointed, count_activations, discover, int8_experts
+from rasa_moe.moe import ExpertId, ExpertSlices, checkpointed, count_activations, discover, low_bit_experts
 
 _SECONDS = 500
 _SHARE = 0.125
@@ -187,7 +187,7 @@ STAGES = {
     "align, 8-bit base, moments on the CPU": Stage(
         partial(align, optimizer_on_cpu=True),
         3.0 + _SHARE,
-        around=lambda model: int8_experts(discover(model)),
+        around=lambda model: low_bit_experts(discover(model)),
     ),
     "full fine-tuning": Stage(full, 4.0),
 }

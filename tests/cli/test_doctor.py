@@ -152,10 +152,13 @@ def test_what_spares_memory_in_repair_is_told_in_order_until_it_fits() -> None:
     size = replace(SIZE, logit_bytes=0)
     checkpointed = 2_000_000 + 100_000 * 16 + 2_048 * 30
     assert repair_bytes(size, gradient_checkpointing=True) == checkpointed
-    assert repair_bytes(size, gradient_checkpointing=True, int8_base=True) == checkpointed - 800_000
+    assert repair_bytes(size, gradient_checkpointing=True, base_bits=8) == checkpointed - 800_000
     least = checkpointed - 800_000 - 100_000 * 8
-    spared = {"gradient_checkpointing": True, "int8_base": True, "optimizer_on_cpu": True}
+    spared = {"gradient_checkpointing": True, "base_bits": 8, "optimizer_on_cpu": True}
     assert repair_bytes(size, **spared) == least
+    # Half a byte, and one scale of two bytes for 32 weights.
+    kept = replace(size, checkpointed_bytes=1_000)
+    assert repair_bytes(kept, **spared) - repair_bytes(kept, **{**spared, "base_bits": 4}) == 350_000
     # Before they are integers, the weights have to be there.
     assert repair_bytes(replace(size, num_parameters=1_100_000), **spared) == 2_200_000 + least - 2_000_000
     few = replace(size, num_routed=8_000, num_parameters=1_000_000, checkpointed_bytes=0)
@@ -163,11 +166,12 @@ def test_what_spares_memory_in_repair_is_told_in_order_until_it_fits() -> None:
     gpu = torch.device("cuda")
     told = {
         free: _advice("repair", size, Speed(flops=1.0, bandwidth=1.0, free_bytes=free), gpu)
-        for free in (checkpointed, checkpointed - 1, 2_100_000)
+        for free in (checkpointed, checkpointed - 1, 2_100_000, 2_050_000)
     }
     assert told[checkpointed].endswith("with align.gradient_checkpointing: true")
-    assert told[checkpointed - 1].endswith("align.gradient_checkpointing: true and align.int8_base: true")
-    assert told[2_100_000].endswith("and align.int8_base: true and align.optimizer_on_cpu: true")
+    assert told[checkpointed - 1].endswith("align.gradient_checkpointing: true and align.base_bits: 8")
+    assert told[2_100_000].endswith("and align.base_bits: 8 and align.optimizer_on_cpu: true")
+    assert told[2_050_000].endswith("and align.base_bits: 4 and align.optimizer_on_cpu: true")
 
 
 def test_sizes_are_counted_from_the_model(tmp_path: Path) -> None:

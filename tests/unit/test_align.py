@@ -335,22 +335,23 @@ def test_the_loss_of_repair_is_the_weighted_sum_of_its_parts(model: PreTrainedMo
         assert line["loss"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_an_8_bit_base_leads_to_nearly_the_same_repair_and_comes_back(
-    model: PreTrainedModel, moe: MoeMap, tmp_path: Path
+@pytest.mark.parametrize(("base_bits", "near"), [(8, 0.05), (4, 0.5)])
+def test_a_base_of_few_bits_leads_to_nearly_the_same_repair_and_comes_back(
+    model: PreTrainedModel, moe: MoeMap, base_bits: int, near: float
 ) -> None:
     before = bits(model)
     exact = run(model, moe)
-    rounded = run(model, moe, CONFIG.model_copy(update={"int8_base": True}))
+    rounded = run(model, moe, CONFIG.model_copy(update={"base_bits": base_bits}))
     assert is_unchanged(model, before)
     assert hashes(rounded).keys() == hashes(exact).keys() and hashes(rounded) != hashes(exact)
     for one, other in zip(steps_of(exact, "repair"), steps_of(rounded, "repair"), strict=True):
-        assert one["loss"] != other["loss"] == pytest.approx(one["loss"], rel=0.05)
+        assert one["loss"] != other["loss"] == pytest.approx(one["loss"], rel=near)
 
 
 def test_a_killed_alignment_on_an_8_bit_base_resumes_to_the_same_patch(
     model: PreTrainedModel, moe: MoeMap, tmp_path: Path
 ) -> None:
-    config = CONFIG.model_copy(update={"int8_base": True})
+    config = CONFIG.model_copy(update={"base_bits": 8})
     undisturbed = run(model, moe, config)
     before, file = bits(model), tmp_path / "rasa.safetensors"
     with pytest.raises(KeyboardInterrupt):

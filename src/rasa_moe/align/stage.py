@@ -30,7 +30,7 @@ from rasa_moe.moe import (
     MoeMap,
     TrainableRouters,
     checkpointed,
-    int8_experts,
+    low_bit_experts,
     make_patch,
     put_back,
     snapshot,
@@ -119,8 +119,8 @@ def align(
     identity = sha256_json([config.model_dump(), seed, rows, [str(expert) for expert in experts]])
 
     def train() -> TrainingLog:
-        # What is trained, and its optimisers, are gone when this returns: 8-bit experts make room for the
-        # weights themselves only then.
+        # What is trained, and its optimisers, are gone when this returns: experts of few bits make room for
+        # the weights themselves only then.
         training = _Training(
             model, moe, experts, batches, config=config, shifts=shifts, seed=seed, progress=progress
         )
@@ -128,7 +128,8 @@ def align(
         return training.log
 
     try:
-        with int8_experts(moe) if config.int8_base else nullcontext():
+        bits = config.base_bits
+        with nullcontext() if bits is None else low_bit_experts(moe, bits=bits):
             log = train()
         patch = make_patch(moe, model, experts, before=before, base_name=base_name)
     finally:

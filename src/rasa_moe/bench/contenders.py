@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from rasa_moe.bench.models import Dimensions, olmoe, token_ids
-from rasa_moe.moe import ExpertId, ExpertSlices, discover, int8_experts, logits_at
+from rasa_moe.moe import ExpertId, ExpertSlices, discover, logits_at, low_bit_experts
+from rasa_moe.moe.quantised import Bits
 
 _RATE = 1e-5
 
@@ -87,9 +88,9 @@ def _slices(task: Task, dtype: torch.dtype) -> list[float]:
         return _loop(task, model, slices.parameters())
 
 
-def _slices_int8(task: Task) -> list[float]:
+def _slices_low_bit(task: Task, bits: Bits) -> list[float]:
     model = olmoe(task.dimensions, dtype=torch.bfloat16)
-    with int8_experts(discover(model)), chosen_slices(task, model) as slices:
+    with low_bit_experts(discover(model), bits=bits), chosen_slices(task, model) as slices:
         return _loop(task, model, slices.parameters())
 
 
@@ -209,7 +210,8 @@ def _modules(task: Task) -> list[float]:
 CONTENDERS: dict[str, Callable[[Task], list[float]]] = {
     "slices": lambda task: _slices(task, torch.float32),
     "slices, bf16 base": lambda task: _slices(task, torch.bfloat16),
-    "slices, 8-bit base": _slices_int8,
+    "slices, 8-bit base": lambda task: _slices_low_bit(task, 8),
+    "slices, 4-bit base": lambda task: _slices_low_bit(task, 4),
     "full fine-tuning": lambda task: _trainer(task, bf16=False),
     "full fine-tuning, bf16": lambda task: _trainer(task, bf16=True),
     "gradient masking": _masked,

@@ -20,7 +20,8 @@ from rasa_moe.bench.models import SIZES
 from rasa_moe.errors import RunError
 
 NAME = "repair"
-_OURS, _OURS_BF16, _OURS_INT8 = "slices", "slices, bf16 base", "slices, 8-bit base"
+_OURS, _OURS_BF16 = "slices", "slices, bf16 base"
+_OURS_8, _OURS_4 = "slices, 8-bit base", "slices, 4-bit base"
 _FULL, _FULL_BF16 = "full fine-tuning", "full fine-tuning, bf16"
 # Ours, what it is compared with, and the limit of its time.
 _COMPARED: tuple[tuple[str, str, float | None], ...] = (
@@ -29,7 +30,8 @@ _COMPARED: tuple[tuple[str, str, float | None], ...] = (
     (_OURS, "gradient masking", 1.0),
     (_OURS, "LoRA", 1.0),
     (_OURS, "module freezing", 1.0),
-    (_OURS_INT8, _OURS_BF16, None),
+    (_OURS_8, _OURS_BF16, None),
+    (_OURS_4, _OURS_BF16, None),
 )
 _MEMORY_LIMIT, _FLOOR_LIMIT = 0.35, 1.15
 _FLOOR_ROUNDS = 3
@@ -63,7 +65,7 @@ def bench(size: str) -> Result:
             "share one loop with fused AdamW, fp32 unless named, and trained slices are always fp32; "
             f"{rounds} rounds of one process per contender, best of {steps} steps after one unmeasured; "
             "memory is the peak resident set of the process, Python and libraries included (and the bf16 "
-            "weights of an 8-bit base, which wait in the CPU's memory); the floor takes "
+            "weights of an 8-bit or 4-bit base, which wait in the CPU's memory); the floor takes "
             f"turns with slices in one process, {rows} x {4 * length} tokens, {_FLOOR_ROUNDS} rounds"
         ),
         figures=(*_beside_floor(task), *_times(seconds, task), *_memory(peaks, task)),

@@ -180,10 +180,10 @@ class AlignConfig(Section):
     optimizer_on_cpu: Switch = Field(
         False, description="Keep AdamW's moments in the CPU's memory: slower steps, less of the GPU's."
     )
-    int8_base: Switch = Field(
-        False,
-        description="Hold the routed experts as 8-bit integers in training, for half the room on a GPU that "
-        "bf16 takes; the weights themselves wait in the CPU's memory.",
+    base_bits: Literal[8, 4] | None = Field(
+        None,
+        description="Bits, 8 or 4, of the integers that hold the routed experts in training: half or a third "
+        "of a bf16 expert's room on a GPU. The weights themselves wait in the CPU's memory. null for none.",
     )
 
     @model_validator(mode="after")

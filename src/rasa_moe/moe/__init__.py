@@ -3,10 +3,10 @@
 from rasa_moe.moe.checkpointing import checkpointed
 from rasa_moe.moe.families import Scoring
 from rasa_moe.moe.fingerprints import sha256_tensor
-from rasa_moe.moe.int8 import int8_experts
 from rasa_moe.moe.interception import silence
 from rasa_moe.moe.layers import ExpertId, MoeLayer, MoeMap, discover
 from rasa_moe.moe.loading import load_model, loading_notes
+from rasa_moe.moe.low_bit import low_bit_experts
 from rasa_moe.moe.patch import ExpertPatch, export_checkpoint, make_patch
 from rasa_moe.moe.routers import TrainableRouters, trainable_routers
 from rasa_moe.moe.routing import count_activations, record, replay, watch_routers
@@ -37,10 +37,10 @@ __all__ = [
     "discover",
     "entering_last_layer",
     "export_checkpoint",
-    "int8_experts",
     "load_model",
     "loading_notes",
     "logits_at",
+    "low_bit_experts",
     "make_patch",
     "put_back",
     "record",

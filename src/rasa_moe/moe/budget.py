@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from rasa_moe.moe.layers import MoeMap, expert_tensor_names
+from rasa_moe.moe.quantised import BLOCK
 
 # Of a run like the paper's: what the numbers below are for.
 _PROMPT_TOKENS, _ANSWER_TOKENS = 256, 128
@@ -188,16 +189,23 @@ def repair_bytes(
     *,
     gradient_checkpointing: bool = False,
     optimizer_on_cpu: bool = False,
-    int8_base: bool = False,
+    base_bits: int | None = None,
 ) -> int:
     """Estimate the bytes at the peak of repairing an eighth of the experts, with settings that spare some."""
     a_value = _BYTES_TRAINED - (_BYTES_OF_MOMENTS if optimizer_on_cpu else 0)
     slices = int(size.num_routed * _SELECTED_SHARE) * a_value
     kept = size.checkpointed_bytes if gradient_checkpointing else size.activation_bytes
     learnt = _TOKENS_A_PASS * (kept + _LOGITS_TO_LEARN * size.logit_bytes)
-    base = size.weight_bytes - (size.num_routed * (size.itemsize - 1) if int8_base else 0)
+    base = size.weight_bytes
+    if base_bits is not None:
+        base -= int(size.num_routed * (size.itemsize - _bytes_of_weight(base_bits, size.itemsize)))
     # The weights as they are fill the device before they are made integers, and afterwards.
     return max(size.weight_bytes, base + slices + learnt)
+
+
+def _bytes_of_weight(bits: int, itemsize: int) -> float:
+    """Return the bytes of one weight held in few bits, its share of the scales included."""
+    return bits / 8 + (itemsize / BLOCK if bits == 4 else 0.0)
 
 
 def _seconds_to_answer(size: Size, speed: Speed, num_prompts: int) -> float:

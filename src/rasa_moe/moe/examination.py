@@ -178,8 +178,14 @@ def _machine(moe: MoeMap, *, dtype: str, device: str) -> Iterator[Finding]:
         yield Finding(need.stage, text + advice, "note" if is_too_much else "fine")
 
 
-# What spares memory in repair, the cheapest in time first.
-_SPARING = ("gradient_checkpointing", "int8_base", "optimizer_on_cpu")
+# What spares memory in repair, the cheapest in time and in exactness first.
+_CHECKPOINTED: dict[str, Any] = {"gradient_checkpointing": True}
+_SPARING: tuple[dict[str, Any], ...] = (
+    _CHECKPOINTED,
+    {**_CHECKPOINTED, "base_bits": 8},
+    {**_CHECKPOINTED, "base_bits": 8, "optimizer_on_cpu": True},
+    {**_CHECKPOINTED, "base_bits": 4, "optimizer_on_cpu": True},
+)
 
 
 def _advice(stage: str, size: budget.Size, speed: budget.Speed, place: torch.device) -> str:
@@ -189,10 +195,11 @@ def _advice(stage: str, size: budget.Size, speed: budget.Speed, place: torch.dev
     if size.weight_bytes > free:
         return ": more than is free, even for the weights alone; use a larger machine"
     if stage == "repair" and place.type != "cpu":
-        for count in range(1, len(_SPARING) + 1):
-            chosen = _SPARING[:count]
-            if (peak := budget.repair_bytes(size, **dict.fromkeys(chosen, True))) <= free:
-                settings = " and ".join(f"align.{name}: true" for name in chosen)
+        for chosen in _SPARING:
+            if (peak := budget.repair_bytes(size, **chosen)) <= free:
+                settings = " and ".join(
+                    f"align.{name}: {str(value).lower()}" for name, value in chosen.items()
+                )
                 return f": more than is free; about {_bytes(peak)} with {settings}"
     if stage in {"repair", "routers"}:
         return ": more than is free; set align.gradient_checkpointing: true or a smaller align.batch_tokens"

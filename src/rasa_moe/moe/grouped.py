@@ -1,4 +1,4 @@
-"""The forward of fused experts that slices and 8-bit experts share: pairs sorted by expert, run in groups.
+"""The forward of fused experts of slices and of experts of few bits: pairs sorted by expert, run in groups.
 
 Same sums in the same order as transformers' `grouped_mm`, hence the same bits where weights are the same.
 
@@ -19,11 +19,11 @@ from transformers.integrations.moe import ExpertsInterface, _grouped_linear, gro
 
 from rasa_moe.moe.kept_gradients import KeptGradient, TrainedRows, can_keep
 from rasa_moe.moe.layers import expert_tensor_names
-from rasa_moe.moe.quantised import HELD, Int8Rows, base_tensor, expert_rows
+from rasa_moe.moe.quantised import HELD, QuantisedRows, base_tensor, expert_rows
 from rasa_moe.moe.sharding import is_gathered, owned_experts, stored_like, usable, whole
 
 _IMPLEMENTATION = "rasa_moe_grouped"
-_Weights = Tensor | Int8Rows | TrainedRows
+_Weights = Tensor | QuantisedRows | TrainedRows
 
 
 class LayerSlices:
