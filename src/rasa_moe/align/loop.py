@@ -108,6 +108,7 @@ def run_epoch(
         lr = optimizer.param_groups[0]["lr"]
         losses = _backward(compute(batches[index], index))
         if not math.isfinite(losses["loss"]):
+            optimizer.zero_grad(set_to_none=True)
             raise TrainingError(
                 f"The loss became {losses['loss']} in {log.method} {phase}, round {round_number}; "
                 f"lower the learning rate (now {lr:g}) and start again in a new run directory."
