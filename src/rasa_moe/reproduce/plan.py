@@ -177,6 +177,8 @@ class Plan:
             "model": model,
             "seed": seed,
             "align.batch_size": self.scale.batch_size,
+            # One thread gains nothing from larger passes, and less padding is less work: 0.86x the time.
+            "align.batch_tokens": 1024,
             **({} if self.scale.epochs is None else seen(self.scale.epochs)),
         }
         return with_settings(self.config, {**shared, **settings})
