@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from models import bits, loss_of
 from rasa_moe.errors import ModelError
-from rasa_moe.moe import ExpertId, ExpertSlices, MoeMap, low_bit_experts
+from rasa_moe.moe import ExpertId, ExpertSlices, MoeMap, low_bit, low_bit_experts
 from rasa_moe.moe.layers import expert_tensor_names
 from rasa_moe.moe.quantised import HELD, Bits, QuantisedRows, quantised
 
@@ -67,6 +67,27 @@ def test_an_odd_number_of_inputs_cannot_be_packed() -> None:
     with pytest.raises(ModelError, match=r"5 inputs can't be held in 4 bits.*align\.base_bits to 8"):
         quantised(torch.ones(1, 2, 5), bits=4, is_transposed=False)
     assert quantised(torch.ones(1, 2, 5), bits=8, is_transposed=False)[0].shape == (1, 2, 5)
+
+
+def test_a_model_that_cannot_be_packed_is_left_as_it_was(
+    model: PreTrainedModel, moe: MoeMap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = bits(model)
+    wanted = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    calls: list[Tensor] = []
+
+    def second_fails(weights: Tensor, *, bits: Bits, is_transposed: bool) -> tuple[Tensor, Tensor]:
+        calls.append(weights)
+        if len(calls) == 2:
+            raise ModelError("odd")
+        return quantised(weights, bits=bits, is_transposed=is_transposed)
+
+    monkeypatch.setattr(low_bit, "quantised", second_fails)
+    with pytest.raises(ModelError, match="odd"), low_bit_experts(moe, bits=4):
+        pass
+    same_bits(bits(model), before)
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == wanted
+    assert not any(layer.experts in HELD for layer in moe.layers)
 
 
 def test_the_model_comes_back_bit_for_bit(

@@ -186,9 +186,9 @@ def test_every_trained_method_sees_its_pairs_equally_often() -> None:
     ways = {name: dict(section) for name, section in often.rivals if "epochs" in dict(section)}
     assert {name: section["epochs"] for name, section in ways.items()} == dict.fromkeys(ways, 7)
     assert (often.align.rounds, often.full.epochs) == (7, 7)
-    # The ablation of pairs draws fewer, and shows them as often as it takes for the same number of steps.
     for _, cell in (found for found in _plan().after_tuning(_chosen(_plan())) if found[0].table == "main"):
         assert (cell.config.align.rounds, cell.config.full.epochs) == (FULL.epochs, FULL.epochs)
+    # The ablation of pairs draws fewer, and shows them as often as it takes for the same number of steps.
     assert [
         changes["pairs"] * changes["align.rounds"] for _, changes in ABLATIONS["number of pairs"][:-1]
     ] == [FULL.pairs] * (len(ABLATIONS["number of pairs"]) - 1)

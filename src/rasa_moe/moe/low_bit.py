@@ -62,10 +62,11 @@ def low_bit_experts(moe: MoeMap, *, bits: Bits = 8) -> Iterator[None]:
 
 @torch.no_grad()
 def _hold(experts: Any, name: str, bits: Bits) -> QuantisedRows:
-    parameter = experts.get_parameter(name).requires_grad_(False)
+    parameter = experts.get_parameter(name)
     original, is_transposed = parameter.data, bool(experts.is_transposed)
     values, scales = quantised(original, bits=bits, is_transposed=is_transposed)
-    parameter.data = values
+    # Last, so that a tensor that can't be packed is left as it was; integers can't want a gradient.
+    parameter.requires_grad_(False).data = values
     return QuantisedRows(
         bits=bits, is_transposed=is_transposed, values=values, scales=scales, original=original.cpu()
     )
