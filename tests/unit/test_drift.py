@@ -42,7 +42,7 @@ def moved(model: Any) -> None:
 
 def drift_of(loss: SupervisedLoss, batch: TrainingBatch) -> float:
     with torch.no_grad():
-        return sum(float(named["loss_drift"]) for _, named in loss(batch, 0))
+        return sum(float(named["loss_drift"]) for _, named in loss(batch, 0) if "loss_drift" in named)
 
 
 @pytest.mark.parametrize("batch_tokens", [10_000, 50, 1])
@@ -65,19 +65,30 @@ def test_it_takes_part_with_its_weight_and_reaches_the_weights() -> None:
     model, batch = tiny_model(), batch_of()
     loss = SupervisedLoss(model, [batch], weights={**WEIGHTS, "anchor": 0.0}, batch_tokens=10_000)
     moved(model)
-    ((total, named),) = loss(batch, 0)
-    parts = named["loss_jailbreak"] + named["loss_retain"] + 2 * named["loss_drift"]
-    assert float(total) == pytest.approx(float(parts), rel=1e-6)
-    named["loss_drift"].backward()
+    (held, of_held), (learned, of_learned) = loss(batch, 0)
+    assert held.item() == pytest.approx((of_held["loss_retain"] + 2 * of_held["loss_drift"]).item(), rel=1e-6)
+    assert learned.item() == pytest.approx(of_learned["loss_jailbreak"].item(), rel=1e-6)
+    of_held["loss_drift"].backward()
     assert discover(model).layers[0].experts.down_proj.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("drift", [0.0, 2.0])
+def test_parts_without_weight_are_not_forwarded(drift: float) -> None:
+    batch = batch_of()
+    weights = {"jailbreak": 1.0, "anchor": 0.0, "retain": 0.0, DRIFT: drift}
+    loss = SupervisedLoss(tiny_model(), [batch], weights=weights, batch_tokens=10_000)
+    forwarded = {part for micro in loss.micro_batches(batch) for part in micro.parts}
+    assert forwarded == ({"retain", "jailbreak"} if drift else {"jailbreak"})
+    assert sum(len(micro.rows) for micro in loss.micro_batches(batch)) == sum(
+        len(batch.parts[part]) for part in forwarded
+    )
 
 
 def test_adding_the_same_to_every_score_is_no_drift() -> None:
     batch = batch_of()
-    (micro,) = batch.micro_batches(batch_tokens=10_000)
-    num_kept = int(predicting(batch.chats)[batch.parts["retain"]].sum())
+    (micro,) = batch.micro_batches("retain", batch_tokens=10_000)
     scores = torch.randn(int(predicting(micro.chats).sum()), 11)
-    base = torch.zeros(num_kept, 11)
+    base = torch.zeros_like(scores)
     some = float(score_drift(scores, base, batch, micro))
     assert float(score_drift(scores + 7.0, base, batch, micro)) == pytest.approx(some, rel=1e-4)
     assert some > 0

@@ -30,10 +30,12 @@ class MicroBatch:
     Attributes:
         chats: Padded to the longest of them.
         rows: (b,) int64 ascending, their rows in the batch they were taken from.
+        parts: Names of the parts they were taken from.
     """
 
     chats: Batch
     rows: Tensor
+    parts: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +67,8 @@ class TrainingBatch:
                 of its own.
         """
         lengths = self.chats.attention_mask.sum(dim=1).tolist()
-        chosen = torch.cat([self.parts[name] for name in names or self.parts]).tolist()
+        parts = names or tuple(self.parts)
+        chosen = torch.cat([self.parts[name] for name in parts]).tolist()
         by_length = sorted(chosen, key=lambda row: -lengths[row])
         dealt = 1 if (world := current()).is_alike else world.size
         # One row for each process; none is longer than the first.
@@ -75,7 +78,8 @@ class TrainingBatch:
         for numbers in passes:
             rows = sorted(row for number in numbers for row in hands[number])
             at = torch.tensor(rows, device=self.chats.input_ids.device)
-            found.append(MicroBatch(_taken(self.chats, at, length=max(lengths[row] for row in rows)), at))
+            chats = _taken(self.chats, at, length=max(lengths[row] for row in rows))
+            found.append(MicroBatch(chats, at, parts))
         return found
 
 

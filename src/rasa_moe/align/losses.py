@@ -1,12 +1,12 @@
 """The losses of the method: supervised refusal, drift of scores, routing consistency.
 
 Shape letters: B sequences (b of them in a micro-batch), S positions, N positions that predict a response
-token (M of them in harmless conversations), L MoE layers, E experts, V vocabulary.
+token (M where all are in harmless conversations), L MoE layers, E experts, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -22,7 +22,7 @@ RETAINED = "retain"
 
 
 def supervised_losses(logits: Tensor, batch: TrainingBatch, micro: MicroBatch) -> dict[str, Tensor]:
-    """Return what some rows add to the cross-entropy of each part of a batch, a mean over response tokens.
+    """Return what some rows add to the cross-entropy of each of their parts, a mean over response tokens.
 
     Args:
         logits: (N,V) floating, at the positions of `predicting`; or (b,S,V), of this process' rows, where
@@ -41,7 +41,7 @@ def supervised_losses(logits: Tensor, batch: TrainingBatch, micro: MicroBatch) -
     if logits.dim() == 3:
         logits = logits[:, :-1][is_learned]
     losses_N = functional.cross_entropy(logits.float(), own_targets[is_learned], reduction="none")
-    return _means(losses_N, batch, micro, parts=tuple(batch.parts))
+    return _means(losses_N, batch, micro)
 
 
 def score_drift(logits: Tensor, base: Tensor, batch: TrainingBatch, micro: MicroBatch) -> Tensor:
@@ -53,37 +53,26 @@ def score_drift(logits: Tensor, base: Tensor, batch: TrainingBatch, micro: Micro
     learning" (2020).
 
     Args:
-        logits: (N,V) floating, at the positions of `predicting`.
-        base: (M,V) floating, the base model's at those positions that `kept` tells.
-        batch: Decides which rows are retained, and over how many tokens the mean goes.
-        micro: The rows that were forwarded.
+        logits: (M,V) floating, at the positions of `predicting`.
+        base: (M,V) floating, the base model's.
+        batch: Decides over how many tokens the mean goes.
+        micro: The rows that were forwarded, all of them retained.
 
     Returns:
         Scalar fp32, squared nats; over all micro-batches it adds up to the mean.
     """
-    is_kept = kept(batch, micro)
-    gained = logits[is_kept].float() - base.float()
+    gained = logits.float() - base.float()
     drift_M = (gained - gained.mean(dim=-1, keepdim=True)).square().mean(dim=-1)
-    drift_N = drift_M.new_zeros(len(is_kept)).masked_scatter(is_kept, drift_M)
-    return _means(drift_N, batch, micro, parts=(RETAINED,))[RETAINED]
+    return _means(drift_M, batch, micro)[RETAINED]
 
 
-def kept(batch: TrainingBatch, micro: MicroBatch) -> Tensor:
-    """Return (N,) bool, which positions of `predicting` are in harmless conversations."""
-    rows = current().own_rows(micro.rows)
-    return torch.isin(rows[predicting(micro.chats).nonzero()[:, 0]], batch.parts[RETAINED])
-
-
-def _means(
-    values_N: Tensor, batch: TrainingBatch, micro: MicroBatch, *, parts: Sequence[str]
-) -> dict[str, Tensor]:
-    """Return what the rows of a micro-batch add to each part's mean over response tokens.
+def _means(values_N: Tensor, batch: TrainingBatch, micro: MicroBatch) -> dict[str, Tensor]:
+    """Return what the rows of a micro-batch add to the mean of each of its parts over response tokens.
 
     Args:
         values_N: (N,) fp32, at the positions of `predicting`.
         batch: Decides which rows are a part, and how many tokens it has.
         micro: The rows that were forwarded.
-        parts: Which parts.
     """
     world = current()
     is_learned = world.own_rows(micro.chats.labels[:, 1:]) != IGNORED_LABEL
@@ -93,7 +82,7 @@ def _means(
     counted = batch.chats.labels[:, 1:] != IGNORED_LABEL
     return {
         name: values[torch.isin(micro.rows, batch.parts[name])].sum() / counted[batch.parts[name]].sum()
-        for name in parts
+        for name in micro.parts
     }
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rasa_moe.align.batches import MicroBatch, TrainingBatch
 from rasa_moe.align.loop import Summand
-from rasa_moe.align.losses import RETAINED, kept, predicting, score_drift, supervised_losses, weighted_sum
+from rasa_moe.align.losses import RETAINED, predicting, score_drift, supervised_losses, weighted_sum
 from rasa_moe.align.shifts import ContextShifts
 from rasa_moe.config import AlignConfig
 from rasa_moe.distributed import current
@@ -49,7 +49,7 @@ class SupervisedLoss:
         self._batch_tokens = batch_tokens
         has_retained = all(RETAINED in batch.parts for batch in batches)
         is_held = weights.get(DRIFT, 0) > 0 and has_retained
-        self._states = self._final_states(batches) if is_held else None
+        self._states = [self._final_states(batch) for batch in batches] if is_held else None
 
     def __call__(
         self,
@@ -61,8 +61,9 @@ class SupervisedLoss:
 
         `around` gives the context of the forward pass of micro-batch `number`.
         """
+        held = [] if self._states is None else self._states[index]
         for number, micro in enumerate(self.micro_batches(batch)):
-            states = None if self._states is None else self._states[index][number]
+            states = held[number] if number < len(held) else None
             with around(number), self._shifted(batch, index, micro):
                 logits = forward(self._model, micro, also=states).logits
             if states is None:
@@ -74,8 +75,19 @@ class SupervisedLoss:
             yield summand(losses, self._weights)
 
     def micro_batches(self, batch: TrainingBatch) -> list[MicroBatch]:
-        """Return the passes of a batch."""
-        return batch.micro_batches(batch_tokens=self._batch_tokens)
+        """Return the passes of a batch: where scores are held, those of harmless conversations come first.
+
+        What has no weight is not forwarded.
+        """
+        learned = tuple(name for name in batch.parts if self._weights.get(name, 0) > 0)
+        if self._states is None:
+            return batch.micro_batches(*learned, batch_tokens=self._batch_tokens)
+        others = tuple(name for name in learned if name != RETAINED)
+        passes = self._held(batch)
+        return passes + batch.micro_batches(*others, batch_tokens=self._batch_tokens) if others else passes
+
+    def _held(self, batch: TrainingBatch) -> list[MicroBatch]:
+        return batch.micro_batches(RETAINED, batch_tokens=self._batch_tokens)
 
     def begin_epoch(self, epoch: int) -> None:
         """Show requests in other contexts than in the epoch before."""
@@ -86,18 +98,16 @@ class SupervisedLoss:
         return nullcontext() if self._shifts is None else self._shifts(batch, index, micro)
 
     @torch.no_grad()
-    def _final_states(self, batches: Sequence[TrainingBatch]) -> list[list[Tensor]]:
-        """Return the model's final hidden states on harmless conversations, (M,D) a micro-batch.
+    def _final_states(self, batch: TrainingBatch) -> list[Tensor]:
+        """Return the model's final hidden states on harmless conversations, (M,D) a pass.
 
         Scores are made of them anew in every step: those of a large vocabulary would fill the memory.
         """
-        states: list[list[Tensor]] = []
-        for batch in batches:
-            states.append([])
-            for micro in self.micro_batches(batch):
-                with logits_at(self._model, predicting(micro.chats)) as seen:
-                    _call(self._model, micro)
-                states[-1].append(seen[0][kept(batch, micro)].cpu())
+        states = []
+        for micro in self._held(batch):
+            with logits_at(self._model, predicting(micro.chats)) as seen:
+                _call(self._model, micro)
+            states.append(seen[0].cpu())
         return states
 
 

@@ -96,6 +96,5 @@ def choice_field(
 def reject_misspelt(record: Mapping[str, Any], *, known: Sequence[str]) -> None:
     """Refuse a field that is nearly one of ours: a typo in `split` would be ignored without a word."""
     for field in record:
-        close = difflib.get_close_matches(field, known, n=1, cutoff=0.8)
-        if field not in known and close:
+        if field not in known and (close := difflib.get_close_matches(field, known, n=1, cutoff=0.8)):
             raise ValueError(f"unknown field {field!r}; did you mean {close[0]!r}?")

@@ -21,8 +21,10 @@ from rasa_moe.detect.aad import (
 )
 from rasa_moe.distributed import current
 from rasa_moe.errors import ConfigError
-from rasa_moe.moe import ExpertId, MoeMap, count_activations
+from rasa_moe.moe import ExpertId, MoeMap, call_for_routing, count_activations
 from rasa_moe.progress import Progress, no_progress
+
+_OF_PROMPT = ("prompt", "last_prompt")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -128,7 +130,13 @@ def activation_rates(
     batch_tokens: int = 8192,
     progress: Progress = no_progress,
 ) -> Tensor:
-    """Return (N,L,E) float32: the share of each chat's span tokens that activate each expert."""
+    """Return (N,L,E) float32: the share of each chat's span tokens that activate each expert.
+
+    No more is forwarded than that takes: neither scores, nor the last layer's experts, nor, for a span of the
+    prompt, the answer.
+    """
+    if span in _OF_PROMPT:
+        chats = [EncodedChat(chat.input_ids[: chat.prompt_length], chat.prompt_length) for chat in chats]
     batches = length_bucketed([len(chat) for chat in chats], batch_tokens=batch_tokens)
     mine = (world := current()).part(batches)
     order = [index for indices in mine for index in indices]
@@ -137,7 +145,7 @@ def activation_rates(
         for indices in mine:
             batch = collate([chats[index] for index in indices], tokenizer.pad_token_id).to(model.device)
             counts.span = batch.spans[span]
-            model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+            call_for_routing(moe, model, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
             done += len(indices)
             progress("detect", done, len(order))
     return world.in_order(counts.rates().cpu(), order, total=len(chats))
