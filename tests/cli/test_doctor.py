@@ -121,6 +121,7 @@ def test_damage_is_found(
 SIZE = Size(
     num_parameters=1_000_000,
     num_routed=800_000,
+    num_thin=40_000,
     num_router=1_000,
     num_active=300_000,
     itemsize=2,
@@ -136,7 +137,7 @@ def test_estimates_follow_from_the_sizes() -> None:
     stages = {need.stage: need for need in needs(SIZE, speed)}
     # 32 sequences of 384 tokens; 2,048 tokens in one pass of a training step
     assert stages["collect"].peak_bytes == 2_000_000 + 12_288 * 10
-    assert stages["detect"].peak_bytes == 2_000_000 + 12_288 * 1000
+    assert stages["detect"].peak_bytes == 2_000_000 + 12_288 * 30
     assert stages["repair"].peak_bytes == 2_000_000 + 100_000 * 16 + 2_048 * (100 + 3 * 1000)
     assert stages["routers"].peak_bytes == 2_000_000 + 1_000 * 16 + 2_048 * (100 + 1000)
     assert stages["audit"].peak_bytes == 2 * 2_000_000 + 12_288 * 10
@@ -153,6 +154,9 @@ def test_what_spares_memory_in_repair_is_told_in_order_until_it_fits() -> None:
     checkpointed = 2_000_000 + 100_000 * 16 + 2_048 * 30
     assert repair_bytes(size, gradient_checkpointing=True) == checkpointed
     assert repair_bytes(size, gradient_checkpointing=True, base_bits=8) == checkpointed - 800_000
+    # An eighth of rank 8, 16 bytes each, and of a copy in two bytes.
+    low_rank = checkpointed - 100_000 * 16 + 40_000 // 8 * 8 * 16 + 100_000 * 2
+    assert repair_bytes(size, gradient_checkpointing=True, expert_rank=8) == low_rank
     least = checkpointed - 800_000 - 100_000 * 8
     spared = {"gradient_checkpointing": True, "base_bits": 8, "optimizer_on_cpu": True}
     assert repair_bytes(size, **spared) == least
@@ -166,10 +170,11 @@ def test_what_spares_memory_in_repair_is_told_in_order_until_it_fits() -> None:
     gpu = torch.device("cuda")
     told = {
         free: _advice("repair", size, Speed(flops=1.0, bandwidth=1.0, free_bytes=free), gpu)
-        for free in (checkpointed, checkpointed - 1, 2_100_000, 2_050_000)
+        for free in (checkpointed, checkpointed - 1, low_rank - 1, 2_100_000, 2_050_000)
     }
     assert told[checkpointed].endswith("with align.gradient_checkpointing: true")
-    assert told[checkpointed - 1].endswith("align.gradient_checkpointing: true and align.base_bits: 8")
+    assert told[checkpointed - 1].endswith("align.gradient_checkpointing: true and align.expert_rank: 8")
+    assert told[low_rank - 1].endswith("align.gradient_checkpointing: true and align.base_bits: 8")
     assert told[2_100_000].endswith("and align.base_bits: 8 and align.optimizer_on_cpu: true")
     assert told[2_050_000].endswith("and align.base_bits: 4 and align.optimizer_on_cpu: true")
 
@@ -181,6 +186,7 @@ def test_sizes_are_counted_from_the_model(tmp_path: Path) -> None:
     routed = 2 * 8 * (2 * 16 * 32 + 32 * 16)
     assert size.num_parameters == sum(parameter.numel() for parameter in model.parameters())
     assert (size.num_routed, size.num_router) == (routed, 2 * 8 * 32)
+    assert size.num_thin == 2 * 8 * ((2 * 16 + 32) + (32 + 16))
     assert size.logit_bytes == 64 * 4
     assert size.num_active == size.num_parameters - 64 * 32 - routed * 6 // 8
     assert size.weight_bytes == 2 * size.num_parameters

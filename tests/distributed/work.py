@@ -48,6 +48,8 @@ CONFIG = AlignConfig(
     batch_tokens=40,
     context_shift=0.25,
 )
+# A low rate: the first gradients behind what begins at 0 are small, and AdamW makes their rounding large.
+LOW_RANK = CONFIG.model_copy(update={"expert_rank": 8, "expert_lr": 1e-4})
 KILLED_AT_STEP = 8
 # How processes hold a model: all of it each, or a part of it.
 SHARING = ("whole", "fsdp", "ep", "tp")
@@ -160,11 +162,12 @@ def patched_answers(model: Any, patch: Path) -> list[str]:
 
 
 def going_on(model: Any, folder: Path, *, sharing: str) -> dict[str, dict[str, Tensor]]:
-    """Go on where one process was killed, be killed, and align with gradient checkpointing."""
+    """Go on where one process was killed, be killed, align with checkpointing and by changes of low rank."""
     resumed = aligned(model, checkpoint_path=folder / f"one-{sharing}.safetensors")
     kill(model, folder / f"two-{sharing}.safetensors")
     config = CONFIG.model_copy(update={"gradient_checkpointing": True})
-    return {f"resumed-{sharing}": resumed, f"checkpointed-{sharing}": aligned(model, config=config)}
+    found = {f"resumed-{sharing}": resumed, f"checkpointed-{sharing}": aligned(model, config=config)}
+    return found if sharing == "tp" else found | {f"low-rank-{sharing}": aligned(model, config=LOW_RANK)}
 
 
 def main(folder: Path) -> None:

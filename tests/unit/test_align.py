@@ -361,6 +361,28 @@ def test_a_killed_alignment_on_an_8_bit_base_resumes_to_the_same_patch(
     assert hashes(run(model, moe, config, checkpoint_path=file)) == hashes(undisturbed)
 
 
+def test_a_rank_limits_the_change_of_every_matrix(
+    model: PreTrainedModel, moe: MoeMap, tmp_path: Path
+) -> None:
+    before = bits(model)
+    config = CONFIG.model_copy(update={"expert_rank": 8, "weight_decay": 0.0})
+    undisturbed = run(model, moe, config)
+    assert is_unchanged(model, before)
+    changed = {
+        name: tensor - undisturbed.patch.before[name]
+        for name, tensor in undisturbed.patch.after.items()
+        if "experts" in name
+    }
+    assert changed and all(change.abs().max() > 1e-4 for change in changed.values())
+    ranks = {int(torch.linalg.matrix_rank(change, rtol=1e-3).max()) for change in changed.values()}
+    assert max(ranks) <= 8 < min(min(change.shape[1:]) for change in changed.values())
+    assert hashes(run(model, moe, config, seed=1)) != hashes(undisturbed)
+    file = tmp_path / "rasa.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        run(model, moe, config, checkpoint_path=file, progress=Kill(3 * STEPS_AN_EPOCH))
+    assert hashes(run(model, moe, config, checkpoint_path=file)) == hashes(undisturbed)
+
+
 def test_without_router_epochs_the_routers_keep_their_bits(model: PreTrainedModel, moe: MoeMap) -> None:
     alignment = run(model, moe, CONFIG.model_copy(update={"router_epochs": 0}))
     assert not any("gate.weight" in name for name in alignment.patch.after)

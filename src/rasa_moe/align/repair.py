@@ -9,6 +9,8 @@ Deviation: `align.context_shift` shows what is learned in other contexts as well
 Deviation: on harmless conversations the scores of the whole vocabulary are held to the base model's, with
     weight `align.drift_weight`; 0 is the paper's form. Without it a refusal comes up unseen until it wins in
     some context that training did not show.
+Deviation: with `align.expert_rank` a change of that rank is trained in each matrix of a critical expert, not
+    the matrix itself; null, the default, is the paper's form.
 """
 
 from __future__ import annotations

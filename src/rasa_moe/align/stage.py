@@ -21,6 +21,7 @@ from rasa_moe.align.shifts import ContextShifts, context_shifts
 from rasa_moe.align.trainable import Trainable
 from rasa_moe.collect.stage import RetainRow
 from rasa_moe.config import AlignConfig, learning_rate
+from rasa_moe.config.rates import LOW_RANK
 from rasa_moe.data.rows import Pair
 from rasa_moe.files import sha256_json
 from rasa_moe.moe import (
@@ -157,11 +158,15 @@ class _Training:
         self._repair = ExpertRepair(model, moe, batches, config=config, shifts=shifts)
         self.log = TrainingLog(METHOD)
         self._trained: dict[str, Trainable] = {
-            "repair": ExpertSlices(moe, experts),
+            "repair": ExpertSlices(moe, experts, rank=config.expert_rank, seed=seed),
             "router": TrainableRouters(moe),
         }
         self._rates = {
-            "repair": learning_rate("align.expert_lr", config.expert_lr, width=moe.width),
+            "repair": learning_rate(
+                "align.expert_lr" if config.expert_rank is None else LOW_RANK,
+                config.expert_lr,
+                width=moe.width,
+            ),
             "router": learning_rate("align.router_lr", config.router_lr, width=moe.width),
         }
         self._optimizers = {

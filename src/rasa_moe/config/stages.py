@@ -122,7 +122,13 @@ class AlignConfig(Section):
     expert_lr: Positive | None = Field(
         None,
         description="Learning rate of the selected experts; null for one by the model's width: 1e-2 for the "
-        "built-in models, 5e-5 (the paper's) from 2,048 on.",
+        "built-in models, 5e-5 (the paper's) from 2,048 on; with expert_rank 3e-2 and 2e-4.",
+    )
+    expert_rank: Count | None = Field(
+        None,
+        multiple_of=8,
+        description="Rank, a multiple of 8, of what is added to each matrix of a selected expert (LoRA): "
+        "8 needs little memory beside the weights. null trains whole rows, as the paper does.",
     )
     router_lr: Positive | None = Field(
         None,

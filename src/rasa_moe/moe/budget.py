@@ -45,6 +45,7 @@ class Size:
     Attributes:
         num_parameters: All values.
         num_routed: Values in routed experts.
+        num_thin: Values of a change of rank 1 in every matrix of them.
         num_router: Values in routers.
         num_active: Values that one token meets: all but the experts it is not sent to, and the embedding.
         itemsize: Bytes of one value in the working type.
@@ -56,6 +57,7 @@ class Size:
 
     num_parameters: int
     num_routed: int
+    num_thin: int
     num_router: int
     num_active: int
     itemsize: int
@@ -111,6 +113,7 @@ def size_of(moe: MoeMap, dtype: torch.dtype) -> Size:
     return Size(
         num_parameters=total,
         num_routed=num_routed,
+        num_thin=sum(_thin_values(layer.experts) for layer in layers),
         num_router=num_router,
         num_active=total - embedding - int(num_routed * (1 - share)),
         itemsize=dtype.itemsize,
@@ -119,6 +122,12 @@ def size_of(moe: MoeMap, dtype: torch.dtype) -> Size:
         cache_bytes=2 * depth * heads * head_width * dtype.itemsize,
         logit_bytes=int(config.vocab_size) * torch.float32.itemsize,
     )
+
+
+def _thin_values(experts: torch.nn.Module) -> int:
+    """Count the values of a change of rank 1: inputs and outputs of each expert's matrices."""
+    tensors = (experts.get_parameter(name) for name in expert_tensor_names(experts))
+    return sum(len(tensor) * sum(tensor.shape[1:]) for tensor in tensors if tensor.dim() == 3)
 
 
 def measure(device: torch.device, dtype: torch.dtype) -> Speed:
@@ -169,7 +178,7 @@ def needs(size: Size, speed: Speed) -> tuple[StageNeed, ...]:
     """
     tokens = _PROMPT_TOKENS + _ANSWER_TOKENS
     answering = size.weight_bytes + _BATCH_SEQUENCES * tokens * size.cache_bytes
-    reading = size.weight_bytes + _BATCH_SEQUENCES * tokens * size.logit_bytes
+    reading = size.weight_bytes + _BATCH_SEQUENCES * tokens * size.checkpointed_bytes
     routed = _TOKENS_A_PASS * (size.activation_bytes + size.logit_bytes)
     routers = size.weight_bytes + size.num_router * _BYTES_TRAINED + routed
     learning = _EPOCHS * _SEQUENCES_A_PAIR * _FORWARD_AND_BACKWARD * _seconds_to_read(size, speed, _PAIRS)
@@ -190,10 +199,16 @@ def repair_bytes(
     gradient_checkpointing: bool = False,
     optimizer_on_cpu: bool = False,
     base_bits: int | None = None,
+    expert_rank: int | None = None,
 ) -> int:
     """Estimate the bytes at the peak of repairing an eighth of the experts, with settings that spare some."""
     a_value = _BYTES_TRAINED - (_BYTES_OF_MOMENTS if optimizer_on_cpu else 0)
     slices = int(size.num_routed * _SELECTED_SHARE) * a_value
+    if expert_rank is not None:
+        # Beside what is trained stands a copy of the rows, as the model has them.
+        slices = int(
+            _SELECTED_SHARE * (size.num_thin * expert_rank * a_value + size.num_routed * size.itemsize)
+        )
     kept = size.checkpointed_bytes if gradient_checkpointing else size.activation_bytes
     learnt = _TOKENS_A_PASS * (kept + _LOGITS_TO_LEARN * size.logit_bytes)
     base = size.weight_bytes

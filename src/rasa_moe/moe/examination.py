@@ -182,6 +182,7 @@ def _machine(moe: MoeMap, *, dtype: str, device: str) -> Iterator[Finding]:
 _CHECKPOINTED: dict[str, Any] = {"gradient_checkpointing": True}
 _SPARING: tuple[dict[str, Any], ...] = (
     _CHECKPOINTED,
+    {**_CHECKPOINTED, "expert_rank": 8},
     {**_CHECKPOINTED, "base_bits": 8},
     {**_CHECKPOINTED, "base_bits": 8, "optimizer_on_cpu": True},
     {**_CHECKPOINTED, "base_bits": 4, "optimizer_on_cpu": True},

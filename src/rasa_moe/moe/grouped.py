@@ -19,25 +19,56 @@ from transformers.integrations.moe import ExpertsInterface, _grouped_linear, gro
 
 from rasa_moe.moe.kept_gradients import KeptGradient, TrainedRows, can_keep
 from rasa_moe.moe.layers import expert_tensor_names
+from rasa_moe.moe.low_rank import AdaptedRows, LowRankRows
 from rasa_moe.moe.quantised import HELD, QuantisedRows, base_tensor, expert_rows
 from rasa_moe.moe.sharding import is_gathered, owned_experts, stored_like, usable, whole
 
 _IMPLEMENTATION = "rasa_moe_grouped"
-_Weights = Tensor | QuantisedRows | TrainedRows
+_Weights = Tensor | QuantisedRows | TrainedRows | AdaptedRows
 
 
 class LayerSlices:
-    """The chosen rows of one layer: fp32 parameters and sort keys."""
+    """The chosen rows of one layer: fp32 parameters and sort keys.
 
-    def __init__(self, experts: nn.Module, chosen: list[int], num_experts: int) -> None:
+    Args:
+        experts: The layer's fused experts.
+        chosen: Their numbers, ascending.
+        num_experts: Of the layer.
+        rank: Of what is added to every matrix; None trains whole rows. Biases are trained whole.
+        generator: Draws where changes of low rank begin.
+    """
+
+    def __init__(
+        self,
+        experts: Any,
+        chosen: list[int],
+        num_experts: int,
+        *,
+        rank: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
         down = experts.get_parameter("down_proj")
         device = down.device
         self.chosen = torch.tensor(chosen, device=device)
         # Where experts are sharded, each process keeps, trains and steps its share of the chosen rows.
         self.is_gathered = is_gathered(down)
-        self.rows = {
+        names = expert_tensor_names(experts)
+        thin = [] if rank is None else [name for name in names if not name.endswith("_bias")]
+        self._low_rank = {
+            name: LowRankRows(
+                expert_rows(experts, name),
+                chosen,
+                rank=cast(int, rank),
+                is_transposed=bool(experts.is_transposed),
+                generator=cast(torch.Generator, generator),
+                device=device,
+            )
+            for name in thin
+        }
+        self._rows = {
             name: nn.Parameter(_fp32_rows(expert_rows(experts, name), chosen, device))
-            for name in expert_tensor_names(experts)
+            for name in names
+            if name not in thin
         }
         self.num_chosen = len(chosen)
         # Sort key: chosen experts 0..k_sel-1, then every expert of the base at k_sel + its own number. With
@@ -51,17 +82,31 @@ class LayerSlices:
         # Gradients of biases are small and pass through an index.
         self._gradients = {
             name: KeptGradient(rows)
-            for name, rows in self.rows.items()
+            for name, rows in self._rows.items()
             if can_keep(rows) and not name.endswith("_bias")
+        }
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Return what the optimiser steps, fp32: "down_proj[selected]" is (k_sel,...)."""
+        found = {f"{name}[selected]": rows for name, rows in self._rows.items()}
+        for name, rows in self._low_rank.items():
+            found |= {f"{name}[selected].{part}": thin for part, thin in rows.parameters().items()}
+        return found
+
+    def values(self) -> dict[str, Tensor]:
+        """Return the rows as trained, (k_sel,...) fp32, as the model stores them."""
+        return {name: whole(rows) for name, rows in self._rows.items()} | {
+            name: rows.values() for name, rows in self._low_rank.items()
         }
 
     def usable(self, dtype: torch.dtype) -> dict[str, _Weights]:
         """Return the rows in the working type, such that gradient reaches the parameters."""
-        return {
+        adapted: dict[str, _Weights] = {name: rows.usable(dtype) for name, rows in self._low_rank.items()}
+        return adapted | {
             name: TrainedRows(rows, rows.detach().to(dtype), self._gradients[name])
             if name in self._gradients and torch.is_grad_enabled()
             else usable(rows).to(dtype)
-            for name, rows in self.rows.items()
+            for name, rows in self._rows.items()
         }
 
 
@@ -125,7 +170,11 @@ def _grouped_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_
 def _nothing_of(gathered: Mapping[str, _Weights]) -> Tensor:
     """Return a number in whose backward pass every process takes part; it is added to no pair at all."""
     # Gathered once already: another gathering would leave the other processes waiting.
-    return torch.stack([cast(Tensor, rows).sum() for rows in gathered.values()]).sum()
+    sums = [
+        rows.down.sum() + rows.up.sum() if isinstance(rows, AdaptedRows) else cast(Tensor, rows).sum()
+        for rows in gathered.values()
+    ]
+    return torch.stack(sums).sum()
 
 
 def _run_experts(

@@ -34,12 +34,16 @@ class ExpertSlices:
     Args:
         moe: The model's map.
         experts: The experts to train; each once.
+        rank: Of what is added to each of their matrices; None trains whole rows.
+        seed: Decides where changes of low rank begin.
 
     Raises:
         ModelError: No expert is given, or an id is unknown or given twice.
     """
 
-    def __init__(self, moe: MoeMap, experts: Sequence[ExpertId]) -> None:
+    def __init__(
+        self, moe: MoeMap, experts: Sequence[ExpertId], *, rank: int | None = None, seed: int = 0
+    ) -> None:
         if not experts:
             raise ModelError(
                 "No experts were chosen, so there is nothing to train; raise the budget or the share."
@@ -49,8 +53,10 @@ class ExpertSlices:
         self._layers = [
             (moe.layers[row], chosen) for row, chosen in sorted(moe.by_layer(self.experts).items())
         ]
+        generator = torch.Generator().manual_seed(seed)
         self._slices = [
-            LayerSlices(layer.experts, chosen, layer.num_experts) for layer, chosen in self._layers
+            LayerSlices(layer.experts, chosen, layer.num_experts, rank=rank, generator=generator)
+            for layer, chosen in self._layers
         ]
         self._required_grad: dict[str, bool] = {}
         self._in_use = grouped_experts(moe.model)
@@ -78,9 +84,9 @@ class ExpertSlices:
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Return (name, (k_sel,...) fp32) pairs, as "model.layers.3.mlp.experts.down_proj[selected]"."""
         return [
-            (f"{layer.experts_name}.{name}[selected]", rows)
+            (f"{layer.experts_name}.{name}", rows)
             for (layer, _), slices in zip(self._layers, self._slices, strict=True)
-            for name, rows in slices.rows.items()
+            for name, rows in slices.parameters().items()
         ]
 
     def parameters(self) -> list[nn.Parameter]:
@@ -109,8 +115,8 @@ class ExpertSlices:
     def merge(self) -> None:
         """Write the trained rows into the model, in its dtype; every other value keeps its bits."""
         for (layer, chosen), slices in zip(self._layers, self._slices, strict=True):
-            for name, rows in slices.rows.items():
-                write_expert_rows(layer.experts, name, chosen, whole(rows))
+            for name, rows in slices.values().items():
+                write_expert_rows(layer.experts, name, chosen, rows)
 
 
 def freeze(model: nn.Module) -> dict[str, bool]:
