@@ -19,7 +19,7 @@ _PROBE_SECONDS = 0.0118
 _EFFORT = {
     "rasa": 0.92,
     "rasa_replay": 0.96,
-    "rasa_quarter": 0.92,
+    "rasa_low_rank": 0.92,
     "rasa_paper": 0.53,
     "lora": 1.08,
     "lora_held": 1.27,

@@ -50,11 +50,11 @@ METHODS: tuple[Method, ...] = (
         {"align.fixed_routing": "replay"},
     ),
     Method(
-        "rasa_quarter",
-        "RASA, a quarter of the experts",
+        "rasa_low_rank",
+        "RASA, changes of rank 32",
         "align.expert_lr",
         None,
-        {"detect.budget": 0.25, "align.expert_lr": 5e-3},
+        {"align.expert_rank": 32, "align.expert_lr": 1e-2},
     ),
     Method(
         "rasa_paper",
@@ -124,6 +124,9 @@ ABLATIONS: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]] = {
     ],
     "span of AAD": [
         (span, {"detect.span": span}) for span in ("response", "deciding", "last_prompt", "prompt", "both")
+    ],
+    "rank of the change": [
+        ("whole rows" if rank is None else str(rank), {"align.expert_rank": rank}) for rank in (8, 32, None)
     ],
     "retain weight": [(f"{weight:g}", {"align.retain_weight": weight}) for weight in (0.0, 1.0, 3.0)],
     "drift weight": [(f"{weight:g}", {"align.drift_weight": weight}) for weight in (0.0, 1.0, 3.0)],
