@@ -155,11 +155,12 @@ class Scale:
 
     Attributes:
         name: "full" or "quick".
-        seeds: Trainings of each method: seeds 1, 2, ... Tuning uses seed 0.
+        seeds: Trainings of each method: seeds 1, 2, ... Tuning uses others.
         factors: Trials of each method, as factors of the tuned setting's default; one factor tunes nothing.
         goals: Test goals in one suite.
         tuning_goals: Validation goals in one suite.
-        trainings: Trainings of each trial, each with another third of the known families left out; at most 3.
+        trainings: Trainings of each trial, each with another third of the known families left out and with a
+            seed of its own; at most 3.
         goal_share: Share of the train goals whose pairs a seed draws.
         pairs: Most pairs a seed draws; None for all of the drawn goals.
         epochs: How often every method sees a pair; None for as often as its own settings say.

@@ -28,7 +28,8 @@ def _trainings(plan: Plan) -> str:
     if not any(left_out):
         return "A trial is one training."
     names = ", then ".join(f"without {' and '.join(families)}" for families in left_out)
-    return f"A trial is {len(left_out)} training{'s' if len(left_out) > 1 else ''}: {names}."
+    seeds = ", each at a seed of its own" if len(left_out) > 1 else ""
+    return f"A trial is {len(left_out)} training{'s' if len(left_out) > 1 else ''}: {names}{seeds}."
 
 
 def about(plan: Plan) -> list[str]:
@@ -52,8 +53,8 @@ def about(plan: Plan) -> list[str]:
         factors = ", ".join(f"{factor:g}" for factor in scale.factors)
         tuning = (
             f"Tuning: every method had {len(scale.factors)} trials of its one tuned setting ({factors} "
-            f"times its default), at seed 0, on validation goals. {_trainings(plan)} {RULE} Test goals and "
-            "test families took no part in it."
+            f"times its default), on validation goals. {_trainings(plan)} {RULE} Test goals, test families "
+            "and the seeds of the tables took no part in it."
         )
     else:
         tuning = (
