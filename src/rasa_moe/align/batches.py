@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rasa_moe.collect.stage import RetainRow
-from rasa_moe.data.chats import Batch, EncodedChat, collate, encode_chat, length_bucketed
+from rasa_moe.data.chats import IGNORED_LABEL, Batch, EncodedChat, collate, encode_chat, length_bucketed
 from rasa_moe.data.rows import Pair
 from rasa_moe.distributed import current
 
@@ -55,6 +55,18 @@ class TrainingBatch:
         """Return parts as a batch of their own, one after another, with the same padding."""
         rows = torch.cat([self.parts[name] for name in names])
         return _taken(self.chats, rows, length=self.chats.input_ids.shape[1])
+
+    def prompts(self) -> TrainingBatch:
+        """Return the same rows without their answers."""
+        is_prompt = self.chats.spans["prompt"]
+        chats = Batch(
+            input_ids=self.chats.input_ids,
+            attention_mask=is_prompt.long(),
+            labels=torch.full_like(self.chats.labels, IGNORED_LABEL),
+            spans={span: mask & is_prompt for span, mask in self.chats.spans.items()},
+        )
+        rows = torch.arange(len(is_prompt), device=is_prompt.device)
+        return TrainingBatch(_taken(chats, rows, length=int(is_prompt.sum(dim=1).max())), self.parts)
 
     def micro_batches(self, *names: str, batch_tokens: int) -> list[MicroBatch]:
         """Share out the rows of some parts, of all where none is named, among passes of similar length.

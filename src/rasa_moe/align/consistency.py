@@ -12,6 +12,7 @@ from rasa_moe.align.batches import MicroBatch, TrainingBatch
 from rasa_moe.align.loop import Summand
 from rasa_moe.align.losses import routing_divergence
 from rasa_moe.config import AlignConfig
+from rasa_moe.data.chats import SPANS_OF_PROMPT
 from rasa_moe.distributed import current
 from rasa_moe.moe import MoeMap, call_for_routing, watch_routers
 from rasa_moe.moe.sharding import through_output
@@ -39,6 +40,7 @@ class RoutingConsistency:
 
     def __call__(self, batch: TrainingBatch, index: int) -> Iterator[Summand]:
         """Yield what each micro-batch adds to the divergence, for batch number `index`."""
+        batch = self._read(batch)
         kept, weight = self._kept(batch), self._config.router_retain_weight
         for micro in batch.micro_batches("jailbreak", *kept, batch_tokens=self._config.batch_tokens):
             target, routing = self._targets[index][micro.rows], self._routing(micro)
@@ -61,7 +63,12 @@ class RoutingConsistency:
             return ()
         return tuple(name for name in ("anchor", "retain") if name in batch.parts)
 
+    def _read(self, batch: TrainingBatch) -> TrainingBatch:
+        """Leave out the answers where they decide nothing."""
+        return batch.prompts() if self._config.router_span in SPANS_OF_PROMPT else batch
+
     def _target(self, batch: TrainingBatch) -> Tensor:
+        batch = self._read(batch)
         parts = tuple(dict.fromkeys(("anchor", *self._kept(batch))))
         return routing_targets(
             batch, parts, self._routing, moe=self._moe, batch_tokens=self._config.batch_tokens

@@ -23,6 +23,8 @@ from rasa_moe.data.thinking import is_thinking, with_prompted_thoughts
 from rasa_moe.errors import DataError, ModelError
 
 IGNORED_LABEL = -100
+# A causal model tells all about these without reading the answer.
+SPANS_OF_PROMPT = ("prompt", "last_prompt")
 SPANS = ("prompt", "response", "both", "last_prompt", "deciding")
 
 _PROBE_QUESTION = "How are you?"

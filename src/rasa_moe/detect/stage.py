@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rasa_moe.config import DetectConfig
-from rasa_moe.data.chats import EncodedChat, collate, encode_chat, length_bucketed
+from rasa_moe.data.chats import SPANS_OF_PROMPT, EncodedChat, collate, encode_chat, length_bucketed
 from rasa_moe.data.rows import Pair
 from rasa_moe.detect.aad import (
     DiscrepancyInterval,
@@ -23,8 +23,6 @@ from rasa_moe.distributed import current
 from rasa_moe.errors import ConfigError
 from rasa_moe.moe import ExpertId, MoeMap, call_for_routing, count_activations
 from rasa_moe.progress import Progress, no_progress
-
-_OF_PROMPT = ("prompt", "last_prompt")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -135,7 +133,7 @@ def activation_rates(
     No more is forwarded than that takes: neither scores, nor the last layer's experts, nor, for a span of the
     prompt, the answer.
     """
-    if span in _OF_PROMPT:
+    if span in SPANS_OF_PROMPT:
         chats = [EncodedChat(chat.input_ids[: chat.prompt_length], chat.prompt_length) for chat in chats]
     batches = length_bucketed([len(chat) for chat in chats], batch_tokens=batch_tokens)
     mine = (world := current()).part(batches)

@@ -247,18 +247,19 @@ def _tuned(cell: Cell, folder: Path) -> tuple[dict[str, Tensor], int | None]:
 
 
 def _data(cell: Cell, folder: Path) -> tuple[list[Pair], list[RetainRow]]:
+    collect_data(cell.config, cell.families, folder)
+    pairs, retain = _collected(data_folder(cell.config, cell.families, folder))
+    drawn = draw_pairs(pairs, share=cell.goal_share, most=cell.pairs, seed=cell.config.seed)
+    return drawn, list(retain)
+
+
+@cache
+def _collected(place: Path) -> tuple[tuple[Pair, ...], tuple[RetainRow, ...]]:
+    """Read pairs and retain set once a process."""
     from rasa_moe.artifacts import read_retain
     from rasa_moe.data import read_pairs
 
-    collect_data(cell.config, cell.families, folder)
-    place = data_folder(cell.config, cell.families, folder)
-    pairs = draw_pairs(
-        read_pairs(place / "pairs.jsonl"),
-        share=cell.goal_share,
-        most=cell.pairs,
-        seed=cell.config.seed,
-    )
-    return pairs, read_retain(place / "retain.jsonl")
+    return tuple(read_pairs(place / "pairs.jsonl")), tuple(read_retain(place / "retain.jsonl"))
 
 
 @cache
