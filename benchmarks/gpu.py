@@ -130,12 +130,14 @@ def detect(model: Any, ids: Tensor) -> Callable[[], None]:
     return work
 
 
-def align(model: Any, ids: Tensor, *, optimizer_on_cpu: bool = False) -> Callable[[], None]:
+def align(
+    model: Any, ids: Tensor, *, optimizer_on_cpu: bool = False, rank: int | None = None
+) -> Callable[[], None]:
     """Return a step of expert repair, an eighth of the experts, layers checkpointed."""
     moe = discover(model)
     count = max(1, round(_SHARE * moe.num_experts))
     chosen = [ExpertId(layer.index, expert) for layer in moe.layers for expert in range(count)]
-    slices = ExpertSlices(moe, chosen)
+    slices = ExpertSlices(moe, chosen, rank=rank)
     config = AlignConfig(optimizer_on_cpu=optimizer_on_cpu)
     optimizer = adamw(slices.parameters(), lr=1e-5, config=config)
 
@@ -184,6 +186,7 @@ class Stage:
 STAGES = {
     "detect": Stage(detect, 1.0),
     "align": Stage(align, 3.0 + _SHARE),
+    "align, changes of rank 8": Stage(partial(align, rank=8), 3.0),
     "align, 8-bit base, moments on the CPU": Stage(
         partial(align, optimizer_on_cpu=True),
         3.0 + _SHARE,

@@ -76,15 +76,16 @@ def learned_half(model: Any, ids: Tensor) -> Tensor:
     return nn.functional.cross_entropy(logits.float(), ids[:, ids.shape[1] // 2 + 1 :].flatten())
 
 
-def chosen_slices(task: Task, model: Any) -> ExpertSlices:
+def chosen_slices(task: Task, model: Any, *, rank: int | None = None) -> ExpertSlices:
     """Return the experts that are trained."""
     layers = range(task.dimensions.layers)
-    return ExpertSlices(discover(model), [ExpertId(row, e) for row in layers for e in task.chosen])
+    chosen = [ExpertId(row, e) for row in layers for e in task.chosen]
+    return ExpertSlices(discover(model), chosen, rank=rank)
 
 
-def _slices(task: Task, dtype: torch.dtype) -> list[float]:
+def _slices(task: Task, dtype: torch.dtype, *, rank: int | None = None) -> list[float]:
     model = olmoe(task.dimensions, dtype=dtype)
-    with chosen_slices(task, model) as slices:
+    with chosen_slices(task, model, rank=rank) as slices:
         return _loop(task, model, slices.parameters())
 
 
@@ -210,6 +211,7 @@ def _modules(task: Task) -> list[float]:
 CONTENDERS: dict[str, Callable[[Task], list[float]]] = {
     "slices": lambda task: _slices(task, torch.float32),
     "slices, bf16 base": lambda task: _slices(task, torch.bfloat16),
+    "slices of rank 8, bf16 base": lambda task: _slices(task, torch.bfloat16, rank=8),
     "slices, 8-bit base": lambda task: _slices_low_bit(task, 8),
     "slices, 4-bit base": lambda task: _slices_low_bit(task, 4),
     "full fine-tuning": lambda task: _trainer(task, bf16=False),

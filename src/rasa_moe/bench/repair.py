@@ -21,6 +21,7 @@ from rasa_moe.errors import RunError
 
 NAME = "repair"
 _OURS, _OURS_BF16 = "slices", "slices, bf16 base"
+_OURS_THIN = "slices of rank 8, bf16 base"
 _OURS_8, _OURS_4 = "slices, 8-bit base", "slices, 4-bit base"
 _FULL, _FULL_BF16 = "full fine-tuning", "full fine-tuning, bf16"
 # Ours, what it is compared with, and the limit of its time.
@@ -30,6 +31,7 @@ _COMPARED: tuple[tuple[str, str, float | None], ...] = (
     (_OURS, "gradient masking", 1.0),
     (_OURS, "LoRA", 1.0),
     (_OURS, "module freezing", 1.0),
+    (_OURS_THIN, _OURS_BF16, None),
     (_OURS_8, _OURS_BF16, None),
     (_OURS_4, _OURS_BF16, None),
 )
