@@ -44,8 +44,8 @@ class LayerSlices:
         chosen: list[int],
         num_experts: int,
         *,
-        rank: int | None = None,
-        generator: torch.Generator | None = None,
+        rank: int | None,
+        generator: torch.Generator,
     ) -> None:
         down = experts.get_parameter("down_proj")
         device = down.device
@@ -53,22 +53,26 @@ class LayerSlices:
         # Where experts are sharded, each process keeps, trains and steps its share of the chosen rows.
         self.is_gathered = is_gathered(down)
         names = expert_tensor_names(experts)
-        thin = [] if rank is None else [name for name in names if not name.endswith("_bias")]
-        self._low_rank = {
-            name: LowRankRows(
-                expert_rows(experts, name),
-                chosen,
-                rank=cast(int, rank),
-                is_transposed=bool(experts.is_transposed),
-                generator=cast(torch.Generator, generator),
-                device=device,
-            )
-            for name in thin
-        }
+        self._low_rank = (
+            {}
+            if rank is None
+            else {
+                name: LowRankRows(
+                    expert_rows(experts, name),
+                    chosen,
+                    rank=rank,
+                    is_transposed=bool(experts.is_transposed),
+                    generator=generator,
+                    device=device,
+                )
+                for name in names
+                if not name.endswith("_bias")
+            }
+        )
         self._rows = {
             name: nn.Parameter(_fp32_rows(expert_rows(experts, name), chosen, device))
             for name in names
-            if name not in thin
+            if name not in self._low_rank
         }
         self.num_chosen = len(chosen)
         # Sort key: chosen experts 0..k_sel-1, then every expert of the base at k_sel + its own number. With
