@@ -103,8 +103,10 @@ def test_tuning_never_touches_the_test_split_and_another_seed(
     trainings = FULL.trainings
     assert len(tuning) == len(MODELS) * trainings * (1 + len(METHODS) * len(FULL.factors))
     assert {cell.split for _, cell in tuning} == {"validation"}
-    assert {cell.config.seed for _, cell in tuning} == {0}
     after = list(plan.after_tuning(_chosen(plan)))
+    seeds = {cell.families: cell.config.seed for place, cell in tuning if place.table == "tuning"}
+    assert len(set(seeds.values())) == trainings, "each training of a trial has its own"
+    assert not set(seeds.values()) & {cell.config.seed for _, cell in after}
     assert {cell.split for _, cell in after} == {"test"}
     assert {cell.config.seed for place, cell in after if place.table == "main"} == {
         1,
