@@ -50,11 +50,15 @@ def test_full_fine_tuning_is_plain_adamw_on_the_answers(make_job: Callable[..., 
 def test_without_the_retain_set_only_jailbreaks_are_learnt(make_job: Callable[..., Job]) -> None:
     job = make_job("full.lr=3e-3", "full.epochs=4")
     with_set, without = RIVALS["full"].train(job).log, RIVALS["full_no_retain"].train(job).log
-    first = next(line for line in without if "step" in line)
-    assert first["loss"] == pytest.approx(first["loss_jailbreak"])
-    # Both report the loss on what is retained; only the one that trains on it brings it down as far.
-    ends = [[line["loss_retain"] for line in log if "step" in line][-1] for log in (with_set, without)]
-    assert ends[0] < ends[1]
+    for lines, parts in ((with_set, {"jailbreak", "anchor", "recovery", "retain"}), (without, {"jailbreak"})):
+        steps = [line for line in lines if "step" in line]
+        # What takes no part is not even forwarded.
+        assert all(
+            {key for key in line if key.startswith("loss_")} == {f"loss_{part}" for part in parts}
+            for line in steps
+        )
+        assert steps[-1]["loss"] < steps[0]["loss"]
+    assert all(line["loss"] == pytest.approx(line["loss_jailbreak"]) for line in without if "step" in line)
 
 
 def test_lora_with_held_scores_measures_drift_from_the_base_model(make_job: Callable[..., Job]) -> None:
