@@ -54,6 +54,11 @@ def read_retain(path: Path) -> list[RetainRow]:
     return read_records(path, lambda record, _line: _retain_of(record))
 
 
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Read a training log; an empty file is that of a training with no phases."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 def write_detection(folder: Path, detection: Detection, moe: MoeMap, *, model: str, span: str) -> None:
     """Write `expert_scores.csv`, a line an expert, and `experts.json`, the selection."""
     chosen = set(detection.experts)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rasa_moe.data.source import Source
     from rasa_moe.engines import HttpEngine
     from rasa_moe.judges import Judge
+    from rasa_moe.moe import ExpertPatch
     from rasa_moe.moe.layers import MoeMap
     from rasa_moe.rundir import RunDirectory
 
@@ -71,6 +72,14 @@ class Session:
         from rasa_moe.moe.layers import discover
 
         return discover(self.model)
+
+    @property
+    def routing(self) -> ExpertPatch | None:
+        """The consistent routers of the stage `route`; None where the run leaves them for later."""
+        from rasa_moe.moe import ExpertPatch
+
+        folder = self.path / "routing"
+        return ExpertPatch.load(folder) if folder.is_dir() else None
 
     @cached_property
     def source(self) -> Source:

@@ -62,6 +62,32 @@ def collect(session: Session, work: Work) -> None:
     write_judged(work.out / "generations" / "collect.jsonl", collected.transcript)
 
 
+def route(session: Session, work: Work) -> None:
+    """Send jailbreaks where their plain requests go, unless the order of `align` leaves that for later."""
+    from rasa_moe.align import make_consistent
+    from rasa_moe.artifacts import read_retain
+    from rasa_moe.data import read_pairs
+    from rasa_moe.data.jsonl import write_records
+    from rasa_moe.distributed import current
+
+    config = session.config
+    consistent = make_consistent(
+        session.model,
+        session.tokenizer,
+        session.moe,
+        pairs=read_pairs(session.path / "pairs.jsonl"),
+        retain=read_retain(session.path / "retain.jsonl"),
+        config=config.align,
+        seed=config.seed,
+        base_name=config.model,
+        checkpoint_path=work.checkpoints / "routing.safetensors",
+        progress=session.progress,
+    )
+    write_records(work.out / "routing.jsonl", [] if consistent is None else consistent.log)
+    if consistent is not None and current().is_first:
+        consistent.patch.save(work.out / "routing")
+
+
 def detect(session: Session, work: Work) -> None:
     """Score every expert by activation discrepancy and select the safety-critical ones."""
     from rasa_moe.artifacts import write_detection
@@ -74,6 +100,8 @@ def detect(session: Session, work: Work) -> None:
         session.moe,
         pairs=read_pairs(session.path / "pairs.jsonl"),
         config=session.config.detect,
+        routing=session.routing,
+        both_routings=session.config.align.both_routings,
         seed=session.config.seed,
         progress=session.progress,
     )
@@ -84,9 +112,9 @@ def detect(session: Session, work: Work) -> None:
 
 def align(session: Session, work: Work) -> None:
     """Repair the selected experts, and train the rivals on the same pairs."""
+    from rasa_moe.align import align as repair
     from rasa_moe.align.rivals import RIVALS
-    from rasa_moe.align.stage import align as repair
-    from rasa_moe.artifacts import read_experts, read_retain, write_tensors
+    from rasa_moe.artifacts import read_experts, read_log, read_retain, write_tensors
     from rasa_moe.data import read_pairs
     from rasa_moe.data.jsonl import write_records
     from rasa_moe.distributed import current
@@ -102,6 +130,7 @@ def align(session: Session, work: Work) -> None:
         retain=retain,
         experts=read_experts(session.path / "experts.json"),
         config=config.align,
+        routing=session.routing,
         seed=config.seed,
         base_name=config.model,
         checkpoint_path=work.checkpoints / f"{RASA}.safetensors",
@@ -110,7 +139,7 @@ def align(session: Session, work: Work) -> None:
     is_first = current().is_first  # weights are large, so only one process writes them
     if is_first:
         alignment.patch.save(work.out / "patch")
-    log = list(alignment.log)
+    log = [*read_log(session.path / "routing.jsonl"), *alignment.log]
     for name in config.compare:
         tuned = RIVALS[name](
             model,

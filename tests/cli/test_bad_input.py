@@ -142,7 +142,7 @@ def test_a_loss_that_is_no_number_and_a_directory_of_another_configuration(refus
     for _ in range(2):
         shown = refused(*command)
         assert "The loss became nan in rasa repair, round 0; lower the learning rate" in shown
-        assert list(RunDirectory.open(Path("run")).marks()) == ["collect", "detect"]
+        assert list(RunDirectory.open(Path("run")).marks()) == ["collect", "route", "detect"]
     shown = refused(*run_with("align.expert_lr=1e-3", "align.batch_size=2"))
     assert shown == (
         "Error: run belongs to a run of another configuration (align.expert_lr is 1e+30 there and 0.001 "

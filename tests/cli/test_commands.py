@@ -17,8 +17,8 @@ from rasa_moe.errors import TrainingError
 
 GOLDEN = Path(__file__).parent / "help"
 VERBS = [
-    [], ["run"], ["collect"], ["detect"], ["align"], ["evaluate"], ["audit"], ["report"],
-    ["reattack"], ["detect-check"], ["init"], ["doctor"], ["export"], ["push"], ["inspect-log"],
+    [], ["run"], ["collect"], ["route"], ["detect"], ["align"], ["evaluate"], ["audit"],
+    ["report"], ["reattack"], ["detect-check"], ["init"], ["doctor"], ["export"], ["push"], ["inspect-log"],
     ["patch"], ["patch", "save"], ["patch", "show"], ["patch", "apply"], ["patch", "revert"],
     ["testbed"], ["testbed", "build"], ["testbed", "chat"], ["testbed", "info"],
     ["reproduce"], ["attack"], ["bench"], ["benchmark"], ["judge"], ["pairs"], ["pairs", "check"],

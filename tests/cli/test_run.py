@@ -140,7 +140,8 @@ def test_the_table_of_stages_is_in_order() -> None:
         assert made.issuperset(stage.inputs), stage.name
         assert made.isdisjoint(stage.outputs), stage.name
         made.update(stage.outputs)
-    assert [stage.name for stage in STAGES] == ["collect", "detect", "align", "evaluate", "audit", "report"]
+    names = ["collect", "route", "detect", "align", "evaluate", "audit", "report"]
+    assert [stage.name for stage in STAGES] == names
 
 
 _KILLED = """

@@ -34,7 +34,7 @@ SETTINGS = (
     "distributed.sharding=fsdp",
     "threads=1",
 )
-STAGES = ("collect", "detect", "align", "evaluate")
+STAGES = ("collect", "route", "detect", "align", "evaluate")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,12 @@ def test_files_are_those_of_one_process(by_one: Path, by_two: Path) -> None:
     one, two = (RunDirectory.open(path).hashes() for path in (by_one, by_two))
     assert one.keys() == two.keys()
     different = {name for name in one if one[name] != two[name]}
-    assert different <= {"patch/patch.safetensors", "patch/manifest.json", "training.jsonl"}
+    weights = {
+        f"{folder}/{file}"
+        for folder in ("routing", "patch")
+        for file in ("patch.safetensors", "manifest.json")
+    }
+    assert different <= {*weights, "routing.jsonl", "training.jsonl"}
     losses = [_losses(path / "training.jsonl") for path in (by_one, by_two)]
     assert losses[1] == pytest.approx(losses[0], abs=TOLERANCE) and len(losses[0]) > 2
 

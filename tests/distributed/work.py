@@ -19,7 +19,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from models import qwen3_moe
-from rasa_moe.align import Alignment, align
+from rasa_moe.align import Alignment, align, make_consistent
 from rasa_moe.align.rivals import RIVALS
 from rasa_moe.config import AlignConfig, DetectConfig, load_config
 from rasa_moe.detect.stage import detect
@@ -75,9 +75,20 @@ def alignment_of(model: Any, *, config: AlignConfig = CONFIG, **options: Any) ->
     )
 
 
+def consistent(model: Any) -> Alignment:
+    """Make the routing of a model consistent, before any expert is chosen."""
+    made = make_consistent(model, TOKENIZER, discover(model), pairs=PAIRS, retain=RETAIN, config=CONFIG)
+    assert made is not None
+    return made
+
+
 def aligned(model: Any, **options: Any) -> dict[str, Tensor]:
     """Return what alignment made of the rows, and its losses."""
-    alignment = alignment_of(model, **options)
+    return tensors_of(alignment_of(model, **options))
+
+
+def tensors_of(alignment: Alignment) -> dict[str, Tensor]:
+    """Return what a training made of the rows, and its losses."""
     losses = [line["loss"] for line in alignment.log if "step" in line]
     norms = [line["grad_norm"] for line in alignment.log if "step" in line]
     return {**alignment.patch.after, "losses": torch.tensor(losses), "norms": torch.tensor(norms)}
@@ -86,18 +97,23 @@ def aligned(model: Any, **options: Any) -> dict[str, Tensor]:
 def numbers(model: Any) -> dict[str, Tensor]:
     """Return everything that must not depend on the number of processes."""
     moe = discover(model)
+    made = consistent(model)
     detection = detect(
         model,
         TOKENIZER,
         moe,
         pairs=PAIRS,
         config=DetectConfig(budget=3, bootstrap=20, span="response"),
+        routing=made.patch,
         batch_tokens=40,
     )
-    found = {"delta": detection.delta, "jailbreak_rates": detection.jailbreak_rates}
+    found = {f"routing.{name}": tensor for name, tensor in tensors_of(made).items()}
+    found |= {"delta": detection.delta, "jailbreak_rates": detection.jailbreak_rates}
     for routing in ("frozen", "replay"):
         config = CONFIG.model_copy(update={"fixed_routing": routing})
         found |= {f"{routing}.{name}": tensor for name, tensor in aligned(model, config=config).items()}
+        under = aligned(model, config=config, routing=made.patch)
+        found |= {f"{routing} after routing.{name}": tensor for name, tensor in under.items()}
     return found
 
 

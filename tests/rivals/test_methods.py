@@ -13,7 +13,7 @@ from rasa_moe.align.batches import epoch_order
 from rasa_moe.align.rivals import RIVALS, Job
 from rasa_moe.align.rivals.affinity_experts import affinity_experts
 from rasa_moe.align.rivals.random_experts import random_experts
-from rasa_moe.align.rivals.selection import rasa_detection
+from rasa_moe.align.rivals.selection import base_detection
 from rasa_moe.align.rivals.steering import router_bias
 from rasa_moe.data.chats import collate, encode_chat
 from rasa_moe.errors import ModelError
@@ -78,8 +78,9 @@ def test_lora_with_held_scores_measures_drift_from_the_base_model(make_job: Call
 
 def test_random_experts_are_matched_layer_by_layer_and_follow_the_seed(make_job: Callable[..., Job]) -> None:
     jobs = [make_job("detect.budget=6", f"seed={seed}", family="qwen3_moe") for seed in (1, 1, 2)]
-    counts = Counter(expert.layer for expert in rasa_detection(jobs[0]).experts)
-    drawn = [random_experts(job) for job in jobs]
+    detection = base_detection(jobs[0])
+    counts = Counter(expert.layer for expert in detection.experts)
+    drawn = [random_experts(job, detection) for job in jobs]
     assert all(Counter(expert.layer for expert in experts) == counts for experts in drawn)
     assert drawn[0] == drawn[1] != drawn[2]
 

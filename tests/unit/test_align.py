@@ -12,10 +12,10 @@ from transformers import PreTrainedModel
 
 from models import bits
 from rasa_moe.align import Alignment, align
+from rasa_moe.align.alternation import phases_of
 from rasa_moe.align.batches import make_batches
 from rasa_moe.align.losses import routing_divergence
 from rasa_moe.align.repair import ExpertRepair
-from rasa_moe.align.stage import plan
 from rasa_moe.align.supervised import DRIFT, part_weights
 from rasa_moe.config import AlignConfig
 from rasa_moe.errors import RunError, TrainingError
@@ -404,7 +404,9 @@ def test_weights_and_steps_too_small_for_bfloat16_are_kept_in_fp32() -> None:
 
 
 def test_the_plan_alternates_repair_and_routers() -> None:
-    phases = plan(CONFIG.model_copy(update={"rounds": 2, "repair_epochs": 2, "router_epochs": 1}))
+    config = CONFIG.model_copy(update={"rounds": 2, "repair_epochs": 2, "router_epochs": 1})
+    phases = phases_of(config)
+    assert phases_of(config, "router") == [phase for phase in phases if phase.kind == "router"]
     assert [(phase.kind, phase.round_number, phase.epoch) for phase in phases] == [
         ("repair", 0, 0),
         ("repair", 0, 1),

@@ -1,5 +1,6 @@
-"""Repair the safety-critical experts under fixed routing, then make the routing consistent."""
+"""Make routing consistent and repair the safety-critical experts under fixed routing."""
 
-from rasa_moe.align.stage import Alignment, align
+from rasa_moe.align.rasa import Repaired, rasa
+from rasa_moe.align.stage import Alignment, align, make_consistent
 
-__all__ = ["Alignment", "align"]
+__all__ = ["Alignment", "Repaired", "align", "make_consistent", "rasa"]

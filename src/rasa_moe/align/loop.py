@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,11 +91,12 @@ def run_epoch(
     round_number: int,
     on_step: Callable[[], None],
     rates: tuple[float, float] | None = None,
+    around: Callable[[int], AbstractContextManager[None]] = lambda step: nullcontext(),
 ) -> float:
     """Take one optimiser step a batch and return the mean loss.
 
     `rates` are the learning rates at the epoch's first step and after its last, with a straight line between;
-    None leaves the optimiser's own.
+    None leaves the optimiser's own. `around` gives the context of the forwards and backwards of a step.
 
     Raises:
         TrainingError: The loss is no longer a number; the weights before this step are kept.
@@ -106,7 +108,8 @@ def run_epoch(
         if rates is not None:
             _set_rate(optimizer, rates[0] + (rates[1] - rates[0]) * step / len(order))
         lr = optimizer.param_groups[0]["lr"]
-        losses = _backward(compute(batches[index], index))
+        with around(step):
+            losses = _backward(compute(batches[index], index))
         if not math.isfinite(losses["loss"]):
             optimizer.zero_grad(set_to_none=True)
             raise TrainingError(

@@ -9,6 +9,9 @@ Deviation: `align.context_shift` shows what is learned in other contexts as well
 Deviation: on harmless conversations the scores of the whole vocabulary are held to the base model's, with
     weight `align.drift_weight`; 0 is the paper's form. Without it a refusal comes up unseen until it wins in
     some context that training did not show.
+Deviation: where routing was made consistent before, every other step is taken under the base model's routing
+    and the rest under the consistent one; each is fixed. With `align.both_routings` off all are under the
+    latter, and the repair is undone where the base's routers are put back.
 Deviation: with `align.expert_rank` a change of that rank is trained in each matrix of a critical expert, not
     the matrix itself; null, the default, is the paper's form.
 """
@@ -16,7 +19,7 @@ Deviation: with `align.expert_rank` a change of that rank is trained in each mat
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -26,14 +29,22 @@ from rasa_moe.align.loop import Summand
 from rasa_moe.align.shifts import ContextShifts
 from rasa_moe.align.supervised import DRIFT, SupervisedLoss, forward, part_weights
 from rasa_moe.config import AlignConfig
-from rasa_moe.moe import MoeMap, RoutingTrace, record, replay
+from rasa_moe.moe import ExpertPatch, MoeMap, RoutingTrace, record, replay
 
 
 class ExpertRepair:
     """Compute the repair loss of a batch, with routing fixed as configured.
 
-    Construct it while the model is still the base model: `replay` records the base model's routing here, and
-    the drift of scores is measured from it.
+    Construct it while the model is still the base model: `replay` records routing here, and the drift of
+    scores is measured from it.
+
+    Args:
+        model: The base model.
+        moe: Its map.
+        batches: What is learned.
+        config: Settings of the repair.
+        shifts: Contexts in which requests are shown as well.
+        routing: Consistent routers, of the stage before; None repairs under the base model's alone.
     """
 
     def __init__(
@@ -44,18 +55,41 @@ class ExpertRepair:
         *,
         config: AlignConfig,
         shifts: ContextShifts | None = None,
+        routing: ExpertPatch | None = None,
     ) -> None:
         self._model = model
         self._moe = moe
+        self._routing = routing
+        self._both = config.both_routings
         weights = {**part_weights(config), DRIFT: config.drift_weight}
         self._loss = SupervisedLoss(
             model, batches, weights=weights, batch_tokens=config.batch_tokens, shifts=shifts
         )
-        self._traces = self._record(batches) if config.fixed_routing == "replay" else None
+        self._recorded: dict[bool, list[list[RoutingTrace]]] = {}
+        if config.fixed_routing == "replay":
+            for is_consistent in {self._is_consistent(step) for step in (0, 1)}:
+                with self._routers(is_consistent):
+                    self._recorded[is_consistent] = self._record(batches)
+        # Without consistent routers this is the only routing there is, whether or not a step puts it in.
+        self._traces = self._recorded.get(False)
 
     def __call__(self, batch: TrainingBatch, index: int) -> Iterator[Summand]:
         """Yield what each micro-batch adds to the loss and to its parts, for batch number `index`."""
         return self._loss(batch, index, around=lambda number: self._fixed_routing(index, number))
+
+    @contextmanager
+    def under_routing(self, step: int) -> Iterator[None]:
+        """Put in the routers of a step, for its forwards and backwards."""
+        is_consistent = self._is_consistent(step)
+        self._traces = self._recorded.get(is_consistent)
+        with self._routers(is_consistent):
+            yield
+
+    def _is_consistent(self, step: int) -> bool:
+        return self._routing is not None and not (self._both and step % 2)
+
+    def _routers(self, is_consistent: bool) -> AbstractContextManager[None]:
+        return self._routing.put_on(self._model) if self._routing and is_consistent else nullcontext()
 
     def begin_epoch(self, epoch: int) -> None:
         """Show requests in other contexts than in the epoch before."""

@@ -15,11 +15,14 @@ NARROW, WIDE = 128, 2048
 
 # align.expert_lr where align.expert_rank is given.
 LOW_RANK = "align.expert_lr of low rank"
+# align.router_lr where align.order is experts_first.
+EXPERTS_FIRST = "align.router_lr of experts first"
 # Setting -> rate at a width of NARROW and below, and of WIDE and above.
 RATES: Mapping[str, tuple[float, float]] = {
     "align.expert_lr": (1e-2, 5e-5),
     LOW_RANK: (3e-2, 2e-4),
-    "align.router_lr": (1e-4, 1e-6),
+    "align.router_lr": (2e-3, 1e-4),
+    EXPERTS_FIRST: (1e-4, 1e-6),
     "full.lr": (3e-4, 1e-5),
     "rivals.lora.lr": (3e-3, 2e-4),
     "rivals.experts_only.lr": (1e-3, 2e-5),

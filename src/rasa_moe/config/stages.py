@@ -108,13 +108,23 @@ class DetectConfig(Section):
 
 
 class AlignConfig(Section):
-    """Set the alternation of expert repair and routing consistency."""
+    """Set routing consistency and expert repair."""
 
+    order: Literal["routers_first", "experts_first"] = Field(
+        "routers_first",
+        description="'routers_first': routing is made consistent, experts are chosen under it and repaired; "
+        "'experts_first': experts of the base model, repair and routers in turn, as in the paper.",
+    )
+    both_routings: Switch = Field(
+        True,
+        description="Repair under the base model's routing too, in every other step, so that it holds where "
+        "consistent routing is undone; for routers_first.",
+    )
     fixed_routing: Literal["frozen", "replay"] = Field(
         "frozen",
         description="Routing in repair: 'frozen' routers, or 'replay' of the base model's choices.",
     )
-    rounds: Count = Field(3, description="Rounds of repair followed by routing consistency.")
+    rounds: Count = Field(3, description="Rounds of repair and of routing consistency.")
     repair_epochs: CountOrZero = Field(1, description="Epochs of expert repair in a round.")
     router_epochs: CountOrZero = Field(
         1, description="Epochs of routing consistency in a round; 0 leaves the routers alone."
@@ -132,8 +142,8 @@ class AlignConfig(Section):
     )
     router_lr: Positive | None = Field(
         None,
-        description="Learning rate of the routers; null for one by the model's width: 1e-4 for the built-in "
-        "models, 1e-6 (the paper's) from 2,048 on.",
+        description="Learning rate of the routers; null for one by the model's width: 2e-3 for the built-in "
+        "models, 1e-4 from 2,048 on; with order: experts_first 1e-4 and 1e-6 (the paper's).",
     )
     lr_decay: Switch = Field(
         True, description="Let both learning rates fall to 0 in a straight line over the rounds."

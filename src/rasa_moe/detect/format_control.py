@@ -10,7 +10,7 @@ from torch import Tensor
 from rasa_moe.data.chats import encode_chat
 from rasa_moe.data.rows import PLAIN_FAMILY, Pair, PromptRow
 from rasa_moe.detect.aad import activation_discrepancy
-from rasa_moe.detect.stage import activation_rates
+from rasa_moe.detect.stage import rates_under
 from rasa_moe.errors import DataError
 from rasa_moe.evaluate.stage import answer_rows
 from rasa_moe.progress import Progress
@@ -60,9 +60,20 @@ def format_control(
 
 
 def rates_of(session: Session, chats: Sequence[tuple[Any, str]], *, span: str) -> Tensor:
-    """Return (N,L,E) float32: how often each expert is active in each of N answered chats."""
+    """Return (N,L,E) float32: how often each expert is active in each of N answered chats.
+
+    As in the run, under the base model's routing and the consistent one.
+    """
     encoded = [encode_chat(session.tokenizer, messages, answer) for messages, answer in chats]
-    return activation_rates(session.model, session.tokenizer, session.moe, chats=encoded, span=span)
+    return rates_under(
+        session.model,
+        session.tokenizer,
+        session.moe,
+        routing=session.routing,
+        both_routings=session.config.align.both_routings,
+        chats=encoded,
+        span=span,
+    )
 
 
 def _goals_both_ways(

@@ -21,7 +21,7 @@ from rasa_moe.detect.aad import (
 )
 from rasa_moe.distributed import current
 from rasa_moe.errors import ConfigError
-from rasa_moe.moe import ExpertId, MoeMap, call_for_routing, count_activations
+from rasa_moe.moe import ExpertId, ExpertPatch, MoeMap, call_for_routing, count_activations
 from rasa_moe.progress import Progress, no_progress
 
 
@@ -55,6 +55,8 @@ def detect(
     *,
     pairs: Sequence[Pair],
     config: DetectConfig,
+    routing: ExpertPatch | None = None,
+    both_routings: bool = True,
     seed: int = 0,
     batch_tokens: int = 8192,
     progress: Progress = no_progress,
@@ -64,12 +66,18 @@ def detect(
     Each half of a pair is read with the answer the base model gave: the harmful one after the jailbreak, the
     refusal after the plain request.
 
+    Deviation: where routing has been made consistent already, activation rates are the mean over the base
+        model's routing and the consistent one, since repair has to hold under both.
+
     Args:
         model: The base model.
         tokenizer: Its tokenizer.
         moe: Its map.
         pairs: N pairs.
         config: Span, budget or threshold, resamples.
+        routing: Routers that send jailbreaks where their plain requests go, of `make_consistent`; None reads
+            the base model alone.
+        both_routings: False reads the model with those routers alone.
         seed: Of the bootstrap.
         batch_tokens: Tokens of one forward call, padding included.
         progress: Called after every batch.
@@ -79,8 +87,16 @@ def detect(
     """
     chats = [encode_chat(tokenizer, pair.jailbreak, pair.jailbreak_answer) for pair in pairs]
     chats += [encode_chat(tokenizer, pair.anchor, pair.anchor_answer) for pair in pairs]
-    rates = activation_rates(
-        model, tokenizer, moe, chats=chats, span=config.span, batch_tokens=batch_tokens, progress=progress
+    rates = rates_under(
+        model,
+        tokenizer,
+        moe,
+        routing=routing,
+        both_routings=both_routings,
+        chats=chats,
+        span=config.span,
+        batch_tokens=batch_tokens,
+        progress=progress,
     )
     jailbreak_rates, anchor_rates = rates[: len(pairs)], rates[len(pairs) :]
     budget = expert_budget(config, num_experts=moe.num_layers * moe.num_experts)
@@ -116,6 +132,29 @@ def _select(score: Tensor, config: DetectConfig, *, budget: int | None) -> list[
             f"{float(score.max()):.4f}, so lower the threshold or set a budget."
         )
     return chosen
+
+
+def rates_under(
+    model: Any,
+    tokenizer: Any,
+    moe: MoeMap,
+    *,
+    routing: ExpertPatch | None,
+    both_routings: bool,
+    **reading: Any,
+) -> Tensor:
+    """Return `activation_rates`, (N,L,E) float32, under the routings that experts are chosen by.
+
+    They are the base model's and that of `routing`, the mean of both; one of them where the other is not
+    there or not wanted.
+    """
+    if routing is None:
+        return activation_rates(model, tokenizer, moe, **reading)
+    with routing.put_on(model):
+        consistent = activation_rates(model, tokenizer, moe, **reading)
+    return (
+        (activation_rates(model, tokenizer, moe, **reading) + consistent) / 2 if both_routings else consistent
+    )
 
 
 def activation_rates(

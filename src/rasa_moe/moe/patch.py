@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -137,6 +138,22 @@ class ExpertPatch:
         """
         refusal = "This patch is not applied to the model, so there is nothing to revert."
         self._exchange(model, self.before, start="sha256_after", end="sha256_before", refusal=refusal)
+
+    @contextmanager
+    def put_on(self, model: nn.Module) -> Iterator[None]:
+        """Let the base model compute with the patch for a while, in a training step for example.
+
+        Nothing is hashed: the model must be the patch's base, and keep the patch until a backward is over.
+        """
+        parameters = dict(model.named_parameters())
+        rows = {entry["name"]: entry["rows"] for entry in self.manifest["tensors"]}
+        try:
+            for name, tensor in self.after.items():
+                write_rows(parameters[name], rows[name], tensor)
+            yield
+        finally:
+            for name, tensor in self.before.items():
+                write_rows(parameters[name], rows[name], tensor)
 
     def _exchange(
         self, model: nn.Module, rows: Mapping[str, Tensor], *, start: str, end: str, refusal: str

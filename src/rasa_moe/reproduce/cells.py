@@ -220,9 +220,9 @@ def data_folder(config: Config, families: Iterable[str], folder: Path) -> Path:
 
 def _tuned(cell: Cell, folder: Path) -> tuple[dict[str, Tensor], int | None]:
     """Train the cell's method; return its tensors and, for RASA, the number of experts it repaired."""
-    from rasa_moe.align import align
+    from rasa_moe.align import rasa
     from rasa_moe.align.rivals import RIVALS, whole_tensors
-    from rasa_moe.detect.stage import detect
+    from rasa_moe.align.rivals.selection import with_few_resamples
 
     model, tokenizer, moe = loaded(cell.config.model)
     pairs, retain = _data(cell, folder)
@@ -231,19 +231,9 @@ def _tuned(cell: Cell, folder: Path) -> tuple[dict[str, Tensor], int | None]:
         rival = RIVALS[method.rival]
         return rival(model, tokenizer, moe, pairs=pairs, retain=retain, config=cell.config).tensors, None
     # The intervals of AAD are not part of any table here, so one resample will do.
-    settings = cell.config.detect.model_copy(update={"bootstrap": 1})
-    detection = detect(model, tokenizer, moe, pairs=pairs, config=settings, seed=cell.config.seed)
-    alignment = align(
-        model,
-        tokenizer,
-        moe,
-        pairs=pairs,
-        retain=retain,
-        experts=detection.experts,
-        config=cell.config.align,
-        seed=cell.config.seed,
-    )
-    return whole_tensors(model, alignment.patch), len(detection.experts)
+    config = with_few_resamples(cell.config)
+    repaired = rasa(model, tokenizer, moe, pairs=pairs, retain=retain, config=config)
+    return whole_tensors(model, repaired.patch), len(repaired.detection.experts)
 
 
 def _data(cell: Cell, folder: Path) -> tuple[list[Pair], list[RetainRow]]:

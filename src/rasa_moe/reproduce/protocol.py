@@ -62,6 +62,7 @@ METHODS: tuple[Method, ...] = (
         "align.expert_lr",
         None,
         {
+            "align.order": "experts_first",
             "detect.span": "response",
             "detect.anchor_weight": 1.0,
             "detect.budget": 0.125,
@@ -113,6 +114,13 @@ ABLATIONS: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]] = {
         ("train families", {"families": ("train",)}),
         ("train and validation families", {"families": KNOWN}),
     ],
+    "order": [
+        ("routers first, repair under both routings", {}),
+        ("routers first, repair under the consistent one", {"align.both_routings": False}),
+        ("experts first, in turn", {"align.order": "experts_first"}),
+        ("experts alone", {"align.router_epochs": 0}),
+    ],
+    "router rate": [(f"{rate:g}", {"align.router_lr": rate}) for rate in (4e-4, 2e-3, 1e-2)],
     "share of experts": [
         (f"{share:.3g}", {"detect.budget": share}) for share in (0.02, 0.05, 0.125, 0.25, 0.5, 1.0)
     ],
@@ -135,7 +143,6 @@ ABLATIONS: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]] = {
     "router retain weight": [
         (f"{weight:g}", {"align.router_retain_weight": weight}) for weight in (0.0, 1.0)
     ],
-    "router epochs": [(str(epochs), {"align.router_epochs": epochs}) for epochs in (0, 1)],
     "KL direction": [(kind, {"align.kl": kind}) for kind in ("forward", "reverse", "symmetric")],
     "rounds": [(str(rounds), {"align.rounds": rounds}) for rounds in (1, 3, 5)],
     # Fewer pairs are seen more often, so that all but the last are as many steps.

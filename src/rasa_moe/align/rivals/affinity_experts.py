@@ -7,7 +7,7 @@ selects are taken over all layers, so that the two choices are compared at equal
 from __future__ import annotations
 
 from rasa_moe.align.rivals.base import Job, Rival, Tuned
-from rasa_moe.align.rivals.selection import rasa_detection
+from rasa_moe.align.rivals.selection import base_detection
 from rasa_moe.align.rivals.training import supervised, train
 from rasa_moe.detect.aad import select_experts
 from rasa_moe.moe import ExpertId, ExpertSlices
@@ -17,7 +17,7 @@ _METHOD = "affinity_experts"
 
 def affinity_experts(job: Job) -> list[ExpertId]:
     """Return the experts that the jailbreaks' tokens choose most often, as many as RASA selects."""
-    detection = rasa_detection(job)
+    detection = base_detection(job)
     chosen = select_experts(detection.jailbreak_rates, budget=len(detection.experts))
     return [ExpertId(job.moe.layers[row].index, expert) for row, expert in chosen]
 

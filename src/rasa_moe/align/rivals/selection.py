@@ -1,15 +1,19 @@
-"""The choices of experts that rivals are matched to: RASA's own, measured again on the same pairs."""
+"""What rivals take from detection: the discrepancies of the base model on the same pairs."""
 
 from __future__ import annotations
 
 from rasa_moe.align.rivals.base import Job
+from rasa_moe.config import Config
 from rasa_moe.detect.stage import Detection, detect
 
 
-def rasa_detection(job: Job) -> Detection:
-    """Return what detection finds on the pairs of the job with the settings of the job.
+def base_detection(job: Job) -> Detection:
+    """Return what detection finds in the base model, whose routing no rival has made consistent."""
+    config = with_few_resamples(job.config)
+    return detect(job.model, job.tokenizer, job.moe, pairs=job.pairs, config=config.detect, seed=config.seed)
 
-    The selection depends on neither seed nor resamples, so it is the one that RASA itself repairs.
-    """
-    config = job.config.detect.model_copy(update={"bootstrap": 1})
-    return detect(job.model, job.tokenizer, job.moe, pairs=job.pairs, config=config, seed=job.config.seed)
+
+def with_few_resamples(config: Config) -> Config:
+    """Leave the bootstrap out, whose intervals nobody reads; the selection does not depend on it."""
+    detection = config.detect.model_copy(update={"bootstrap": 1})
+    return config.model_copy(update={"detect": detection})

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rasa_moe.align.rivals.base import STEERING, Job, Rival, Tuned
-from rasa_moe.align.rivals.selection import rasa_detection
+from rasa_moe.align.rivals.selection import base_detection
 from rasa_moe.detect.aad import select_experts
 
 _METHOD = "steering"
@@ -41,7 +41,7 @@ def router_bias(delta: Tensor, *, share: float, strength: float) -> Tensor:
 
 def _make(job: Job) -> Tuned:
     settings = job.config.rivals.steering
-    bias = router_bias(rasa_detection(job).delta, share=settings.share, strength=settings.strength)
+    bias = router_bias(base_detection(job).delta, share=settings.share, strength=settings.strength)
     job.progress(_METHOD, 1, 1)
     return Tuned(tensors={STEERING: bias})
 

@@ -1,0 +1,166 @@
+"""The phases of a training: epochs of expert repair and of routing consistency, in some order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rasa_moe.align.batches import TrainingBatch, epoch_order
+from rasa_moe.align.checkpoint import Checkpoint
+from rasa_moe.align.consistency import RoutingConsistency
+from rasa_moe.align.loop import TrainingLog, relative_change, run_epoch
+from rasa_moe.align.optimizers import adamw
+from rasa_moe.align.repair import ExpertRepair
+from rasa_moe.align.shifts import ContextShifts
+from rasa_moe.align.trainable import Trainable
+from rasa_moe.config import AlignConfig, learning_rate
+from rasa_moe.config.rates import EXPERTS_FIRST, LOW_RANK
+from rasa_moe.moe import ExpertId, ExpertPatch, ExpertSlices, MoeMap, TrainableRouters, checkpointed
+from rasa_moe.progress import Progress
+
+METHOD = "rasa"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One epoch of the alternation."""
+
+    kind: str
+    round_number: int
+    epoch: int
+
+
+def phases_of(config: AlignConfig, *kinds: str) -> list[Phase]:
+    """Return the epochs of the alternation in order; of some kinds alone, where they are named."""
+    return [
+        Phase(kind, round_number, epoch)
+        for round_number in range(config.rounds)
+        for kind, epochs in (("repair", config.repair_epochs), ("router", config.router_epochs))
+        for epoch in range(epochs)
+        if kind in kinds or not kinds
+    ]
+
+
+def routers_come_first(config: AlignConfig) -> bool:
+    """Tell whether routing is made consistent before experts are chosen."""
+    return config.order == "routers_first" and config.router_epochs > 0
+
+
+class Alternation:
+    """The state that the phases of one alternation share."""
+
+    def __init__(
+        self,
+        model: Any,
+        moe: MoeMap,
+        experts: Sequence[ExpertId],
+        batches: list[TrainingBatch],
+        *,
+        phases: Sequence[Phase],
+        config: AlignConfig,
+        shifts: ContextShifts | None,
+        routing: ExpertPatch | None,
+        seed: int,
+        progress: Progress,
+    ) -> None:
+        self._model, self._moe, self._batches = model, moe, batches
+        self._phases, self._config, self._seed, self._progress = phases, config, seed, progress
+        self.log = TrainingLog(METHOD)
+        kinds = {phase.kind for phase in phases}
+        self._trained: dict[str, Trainable] = {}
+        if "repair" in kinds:
+            self._repair = ExpertRepair(model, moe, batches, config=config, shifts=shifts, routing=routing)
+            self._trained["repair"] = ExpertSlices(moe, experts, rank=config.expert_rank, seed=seed)
+        if "router" in kinds:
+            self._trained["router"] = TrainableRouters(moe)
+        self._rates = _rates(config, width=moe.width)
+        self._optimizers = {
+            kind: adamw(owner.parameters(), lr=self._rates[kind], config=config)
+            for kind, owner in self._trained.items()
+        }
+
+    def run(self, checkpoint_path: Path | None, *, identity: str) -> None:
+        """Run the phases that are not done yet; afterwards the model holds the repaired weights."""
+        phases = self._phases
+        done = 0
+        checkpoint = None
+        if checkpoint_path is not None:
+            checkpoint = Checkpoint(
+                checkpoint_path, identity=identity, trained=self._trained, optimizers=self._optimizers
+            )
+            done, self.log.lines = checkpoint.load()
+        for owner in self._trained.values():
+            owner.merge()
+        for number, phase in enumerate(phases[done:], start=done):
+            if self.log.has_ended(phase=phase.kind, round_number=phase.round_number):
+                continue
+            self._run_phase(phase, first_step=number * len(self._batches), phases=len(phases))
+            if checkpoint is not None:
+                checkpoint.save(phases_done=number + 1, log=self.log.lines)
+
+    def _run_phase(self, phase: Phase, *, first_step: int, phases: int) -> None:
+        owner = self._trained[phase.kind]
+        before = owner.state_dict()
+        steps = iter(range(first_step + 1, first_step + len(self._batches) + 1))
+        with owner, self._saving_memory():
+            if phase.kind == "repair":
+                compute: ExpertRepair | RoutingConsistency = self._repair
+                self._repair.begin_epoch(first_step)
+                around = self._under_routing(phase)
+            else:
+                compute = RoutingConsistency(self._model, self._moe, self._batches, config=self._config)
+                around = _as_it_is
+            mean_loss = run_epoch(
+                self._batches,
+                epoch_order(len(self._batches), seed=self._seed, epoch=first_step),
+                compute,
+                optimizer=self._optimizers[phase.kind],
+                max_grad_norm=self._config.max_grad_norm,
+                log=self.log,
+                phase=phase.kind,
+                round_number=phase.round_number,
+                on_step=lambda: self._progress("align", next(steps), phases * len(self._batches)),
+                rates=self._epoch_rates(phase),
+                around=around,
+            )
+        owner.merge()
+        change = relative_change(before, owner.state_dict())
+        what = "experts" if phase.kind == "repair" else "routers"
+        self.log.moved(phase=phase.kind, round_number=phase.round_number, relative_change={what: change})
+        limit = self._config.early_stop_loss
+        if phase.kind == "repair" and limit is not None and mean_loss < limit:
+            self.log.ended(phase=phase.kind, round_number=phase.round_number, mean_loss=mean_loss)
+
+    def _epoch_rates(self, phase: Phase) -> tuple[float, float]:
+        """Return the learning rates at both ends of an epoch."""
+        rate = self._rates[phase.kind]
+        if not self._config.lr_decay:
+            return rate, rate
+        same = phases_of(self._config, phase.kind)
+        place = same.index(phase)
+        return rate * (1 - place / len(same)), rate * (1 - (place + 1) / len(same))
+
+    def _under_routing(self, phase: Phase) -> Callable[[int], AbstractContextManager[None]]:
+        """Begin every other round with the other routing, so that a batch may be seen under both."""
+        return lambda step: self._repair.under_routing(step + phase.round_number)
+
+    def _saving_memory(self) -> AbstractContextManager[None]:
+        return checkpointed(self._model) if self._config.gradient_checkpointing else nullcontext()
+
+
+def _rates(config: AlignConfig, *, width: int) -> dict[str, float]:
+    """Return the learning rate of each kind of phase."""
+    expert_key = "align.expert_lr" if config.expert_rank is None else LOW_RANK
+    router_key = "align.router_lr" if config.order == "routers_first" else EXPERTS_FIRST
+    return {
+        "repair": learning_rate(expert_key, config.expert_lr, width=width),
+        "router": learning_rate(router_key, config.router_lr, width=width),
+    }
+
+
+def _as_it_is(step: int) -> AbstractContextManager[None]:
+    """Leave the routers of a step alone."""
+    return nullcontext()
