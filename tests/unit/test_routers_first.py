@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ from transformers import PreTrainedModel
 
 from models import bits
 from rasa_moe.align import Alignment, align, make_consistent, rasa
-from rasa_moe.align.repair import ExpertRepair
 from rasa_moe.config import AlignConfig, Config, DetectConfig
 from rasa_moe.data.chats import encode_chat
 from rasa_moe.detect.stage import activation_rates, detect
@@ -119,27 +116,51 @@ def test_experts_are_chosen_by_the_mean_over_both_routings(model: PreTrainedMode
 
 @pytest.mark.parametrize("both", [True, False])
 @pytest.mark.parametrize("fixed", ["frozen", "replay"])
-def test_every_other_step_is_taken_under_the_routers_of_the_base(
+def test_refusals_meet_the_routers_of_the_base_in_every_other_step(
     model: PreTrainedModel, moe: MoeMap, monkeypatch: pytest.MonkeyPatch, both: bool, fixed: str
 ) -> None:
-    seen: list[bool] = []
     base, patch = routers_of(model, moe), consistent(model, moe).patch
-    under_routing = ExpertRepair.under_routing
+    passes: list[str] = []
+    backward = torch.Tensor.backward
 
-    @contextmanager
-    def noted(self: ExpertRepair, step: int) -> Iterator[None]:
-        with under_routing(self, step):
-            now = routers_of(model, moe)
-            assert any(all(torch.equal(now[name], one[name]) for name in now) for one in (base, patch.after))
-            seen.append(not torch.equal(next(iter(now.values())), next(iter(base.values()))))
-            yield
+    def noted(loss: torch.Tensor, *arguments: Any, **options: Any) -> None:
+        now = routers_of(model, moe)
+        kinds = [
+            kind
+            for kind, routers in (("base", base), ("consistent", patch.after))
+            if all(torch.equal(now[name], routers[name]) for name in now)
+        ]
+        assert len(kinds) == 1, "the test needs routers that moved"
+        passes.extend(kinds)
+        backward(loss, *arguments, **options)
 
-    monkeypatch.setattr(ExpertRepair, "under_routing", noted)
     config = ALIGN.model_copy(update={"both_routings": both, "fixed_routing": fixed})
     experts = detect(model, TOKENIZER, moe, pairs=tiny_pairs(), config=CONFIG.detect).experts
+    monkeypatch.setattr(torch.Tensor, "backward", noted)
     align(model, TOKENIZER, moe, experts=experts, routing=patch, config=config, **ROWS)
-    # The second round begins with the other routing.
-    assert seen == ([True, False, True, False, True, False] if both else [True] * 6)
+    # Two passes a step: what is held, under the routers that stay, and the rest. The second round begins with
+    # the other routing.
+    held, rest = passes[0::2], passes[1::2]
+    assert len(passes) == 2 * 2 * STEPS_AN_EPOCH and set(held) == {"consistent"}
+    in_turn = ["consistent", "base", "consistent", "base", "consistent", "base"]
+    assert rest == (in_turn if both else ["consistent"] * 6)
+
+
+def test_an_interrupt_between_passes_leaves_the_routers_of_the_base(
+    model: PreTrainedModel, moe: MoeMap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, patch = bits(model), consistent(model, moe).patch
+    experts = detect(model, TOKENIZER, moe, pairs=tiny_pairs(), config=CONFIG.detect).experts
+
+    def interrupted(loss: torch.Tensor, *arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch.Tensor, "backward", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        align(model, TOKENIZER, moe, experts=experts, routing=patch, config=ALIGN, **ROWS)
+    # While the traceback still holds the frames of the step.
+    assert caught.value.__traceback__ is not None
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_replay_forces_the_routing_of_each_step(model: PreTrainedModel, moe: MoeMap) -> None:

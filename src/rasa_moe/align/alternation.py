@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,11 +108,10 @@ class Alternation:
         with owner, self._saving_memory():
             if phase.kind == "repair":
                 compute: ExpertRepair | RoutingConsistency = self._repair
-                self._repair.begin_epoch(first_step)
-                around = self._under_routing(phase)
+                # Every other round begins with the other routing, so that a batch may be seen under both.
+                self._repair.begin_epoch(first_step, round_number=phase.round_number)
             else:
                 compute = RoutingConsistency(self._model, self._moe, self._batches, config=self._config)
-                around = _as_it_is
             mean_loss = run_epoch(
                 self._batches,
                 epoch_order(len(self._batches), seed=self._seed, epoch=first_step),
@@ -124,7 +123,6 @@ class Alternation:
                 round_number=phase.round_number,
                 on_step=lambda: self._progress("align", next(steps), phases * len(self._batches)),
                 rates=self._epoch_rates(phase),
-                around=around,
             )
         owner.merge()
         change = relative_change(before, owner.state_dict())
@@ -143,10 +141,6 @@ class Alternation:
         place = same.index(phase)
         return rate * (1 - place / len(same)), rate * (1 - (place + 1) / len(same))
 
-    def _under_routing(self, phase: Phase) -> Callable[[int], AbstractContextManager[None]]:
-        """Begin every other round with the other routing, so that a batch may be seen under both."""
-        return lambda step: self._repair.under_routing(step + phase.round_number)
-
     def _saving_memory(self) -> AbstractContextManager[None]:
         return checkpointed(self._model) if self._config.gradient_checkpointing else nullcontext()
 
@@ -159,8 +153,3 @@ def _rates(config: AlignConfig, *, width: int) -> dict[str, float]:
         "repair": learning_rate(expert_key, config.expert_lr, width=width),
         "router": learning_rate(router_key, config.router_lr, width=width),
     }
-
-
-def _as_it_is(step: int) -> AbstractContextManager[None]:
-    """Leave the routers of a step alone."""
-    return nullcontext()

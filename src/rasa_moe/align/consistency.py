@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
@@ -38,7 +38,7 @@ class RoutingConsistency:
         with torch.no_grad():
             self._targets = [self._target(batch) for batch in batches]
 
-    def __call__(self, batch: TrainingBatch, index: int) -> Iterator[Summand]:
+    def __call__(self, batch: TrainingBatch, index: int) -> Generator[Summand]:
         """Yield what each micro-batch adds to the divergence, for batch number `index`."""
         batch = self._read(batch)
         kept, weight = self._kept(batch), self._config.router_retain_weight

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from rasa_moe.moe.sharding import whole
 LogLine = dict[str, Any]
 Summand = tuple[Tensor, Mapping[str, Tensor]]
 """What one forward pass adds to (the loss to minimise, the named scalars to log)."""
-Compute = Callable[[TrainingBatch, int], Iterator[Summand]]
+Compute = Callable[[TrainingBatch, int], Generator[Summand]]
 """(batch, its index) -> summands; each goes backward before the next is computed, so one graph is held."""
 
 
@@ -91,12 +91,11 @@ def run_epoch(
     round_number: int,
     on_step: Callable[[], None],
     rates: tuple[float, float] | None = None,
-    around: Callable[[int], AbstractContextManager[None]] = lambda step: nullcontext(),
 ) -> float:
     """Take one optimiser step a batch and return the mean loss.
 
     `rates` are the learning rates at the epoch's first step and after its last, with a straight line between;
-    None leaves the optimiser's own. `around` gives the context of the forwards and backwards of a step.
+    None leaves the optimiser's own.
 
     Raises:
         TrainingError: The loss is no longer a number; the weights before this step are kept.
@@ -108,8 +107,8 @@ def run_epoch(
         if rates is not None:
             _set_rate(optimizer, rates[0] + (rates[1] - rates[0]) * step / len(order))
         lr = optimizer.param_groups[0]["lr"]
-        with around(step):
-            losses = _backward(compute(batches[index], index))
+        with closing(compute(batches[index], index)) as summands:
+            losses = _backward(summands)
         if not math.isfinite(losses["loss"]):
             optimizer.zero_grad(set_to_none=True)
             raise TrainingError(

@@ -9,17 +9,18 @@ Deviation: `align.context_shift` shows what is learned in other contexts as well
 Deviation: on harmless conversations the scores of the whole vocabulary are held to the base model's, with
     weight `align.drift_weight`; 0 is the paper's form. Without it a refusal comes up unseen until it wins in
     some context that training did not show.
-Deviation: where routing was made consistent before, every other step is taken under the base model's routing
-    and the rest under the consistent one; each is fixed. With `align.both_routings` off all are under the
-    latter, and the repair is undone where the base's routers are put back.
+Deviation: where routing was made consistent before, refusals are learned under the base model's routing in
+    every other step, and all else under the consistent one; each is fixed. With `align.both_routings` off all
+    is under the latter, and the repair is undone where the base's routers are put back.
 Deviation: with `align.expert_rank` a change of that rank is trained in each matrix of a critical expert, not
     the matrix itself; null, the default, is the paper's form.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import count
 from typing import Any
 
 import torch
@@ -65,35 +66,44 @@ class ExpertRepair:
         self._loss = SupervisedLoss(
             model, batches, weights=weights, batch_tokens=config.batch_tokens, shifts=shifts
         )
-        self._recorded: dict[bool, list[list[RoutingTrace]]] = {}
+        self._step = 0
+        self._traces: dict[bool, list[list[RoutingTrace]]] = {}
         if config.fixed_routing == "replay":
             for is_consistent in {self._is_consistent(step) for step in (0, 1)}:
                 with self._routers(is_consistent):
-                    self._recorded[is_consistent] = self._record(batches)
-        # Without consistent routers this is the only routing there is, whether or not a step puts it in.
-        self._traces = self._recorded.get(False)
+                    self._traces[is_consistent] = self._record(batches)
 
-    def __call__(self, batch: TrainingBatch, index: int) -> Iterator[Summand]:
-        """Yield what each micro-batch adds to the loss and to its parts, for batch number `index`."""
-        return self._loss(batch, index, around=lambda number: self._fixed_routing(index, number))
+    def __call__(self, batch: TrainingBatch, index: int) -> Generator[Summand]:
+        """Yield what each micro-batch adds to the loss and to its parts, for batch number `index`.
 
-    @contextmanager
-    def under_routing(self, step: int) -> Iterator[None]:
-        """Put in the routers of a step, for its forwards and backwards."""
-        is_consistent = self._is_consistent(step)
-        self._traces = self._recorded.get(is_consistent)
-        with self._routers(is_consistent):
-            yield
+        The routers of a pass stay until the next is asked for, so that its backward meets them.
+        """
+        step, num_held = self._step, self._loss.num_held(index)
+        self._step += 1
+
+        def under(number: int) -> bool:
+            # What is kept need not hold under routers that will be gone.
+            return self._is_consistent(0 if number < num_held else step)
+
+        passes = self._loss(
+            batch, index, around=lambda number: self._fixed_routing(index, number, under(number))
+        )
+        for number in count():
+            with self._routers(under(number)):
+                if (summand := next(passes, None)) is None:
+                    return
+                yield summand
+
+    def begin_epoch(self, epoch: int, *, round_number: int = 0) -> None:
+        """Show requests in other contexts than in the epoch before, and begin with the round's routing."""
+        self._step = round_number
+        self._loss.begin_epoch(epoch)
 
     def _is_consistent(self, step: int) -> bool:
         return self._routing is not None and not (self._both and step % 2)
 
     def _routers(self, is_consistent: bool) -> AbstractContextManager[None]:
         return self._routing.put_on(self._model) if self._routing and is_consistent else nullcontext()
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Show requests in other contexts than in the epoch before."""
-        self._loss.begin_epoch(epoch)
 
     def _record(self, batches: Sequence[TrainingBatch]) -> list[list[RoutingTrace]]:
         traces: list[list[RoutingTrace]] = []
@@ -105,7 +115,8 @@ class ExpertRepair:
                 traces[-1].append(trace)
         return traces
 
-    def _fixed_routing(self, index: int, number: int) -> AbstractContextManager[None]:
+    def _fixed_routing(self, index: int, number: int, is_consistent: bool) -> AbstractContextManager[None]:
         # Frozen routers may still choose other experts once earlier layers have changed; replay leaves no
         # choice.
-        return nullcontext() if self._traces is None else replay(self._moe, self._traces[index][number])
+        traces = self._traces.get(is_consistent)
+        return nullcontext() if traces is None else replay(self._moe, traces[index][number])

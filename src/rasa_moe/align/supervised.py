@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -56,7 +56,7 @@ class SupervisedLoss:
         batch: TrainingBatch,
         index: int,
         around: Callable[[int], AbstractContextManager[None]] = lambda number: nullcontext(),
-    ) -> Iterator[Summand]:
+    ) -> Generator[Summand]:
         """Yield what each micro-batch adds to the loss and to its parts, for batch number `index`.
 
         `around` gives the context of the forward pass of micro-batch `number`.
@@ -85,6 +85,10 @@ class SupervisedLoss:
         others = tuple(name for name in learned if name != RETAINED)
         passes = self._held(batch)
         return passes + batch.micro_batches(*others, batch_tokens=self._batch_tokens) if others else passes
+
+    def num_held(self, index: int) -> int:
+        """Return how many of the passes of batch number `index`, the first ones, hold scores."""
+        return 0 if self._states is None else len(self._states[index])
 
     def _held(self, batch: TrainingBatch) -> list[MicroBatch]:
         return batch.micro_batches(RETAINED, batch_tokens=self._batch_tokens)

@@ -102,7 +102,7 @@ class Config(Section):
         DetectConfig(), description="Safety-critical experts, by activation discrepancy."
     )
     align: AlignConfig = Field(
-        AlignConfig(), description="Expert repair under fixed routing, then routing consistency."
+        AlignConfig(), description="Routing consistency, and expert repair under fixed routing."
     )
     full: FullConfig = Field(FullConfig(), description="Full fine-tuning, when compare names it.")
     rivals: RivalsConfig = Field(RivalsConfig(), description="Other rival methods, when compare names them.")

@@ -10,7 +10,7 @@ Shape letters: N answer tokens of a part, H watched layers, D model width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 
 import torch
@@ -70,7 +70,7 @@ class _Rerouting:
         """Set the schedule to the first step of an epoch, so that a resumed training agrees."""
         self._step = epoch * len(self._passes)
 
-    def __call__(self, batch: TrainingBatch, index: int) -> Iterator[Summand]:
+    def __call__(self, batch: TrainingBatch, index: int) -> Generator[Summand]:
         progress = min(self._step / self._steps, 1.0)
         self._step += 1
         num_kept = sum(name in batch.parts for name in _KEPT)

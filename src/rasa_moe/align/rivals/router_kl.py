@@ -6,7 +6,7 @@ last prompt token gets from the routing that the base model gave the same goal's
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ class _HeldRouting:
                 for batch in batches
             ]
 
-    def __call__(self, batch: TrainingBatch, index: int) -> Iterator[Summand]:
+    def __call__(self, batch: TrainingBatch, index: int) -> Generator[Summand]:
         held = batch.parts["jailbreak"]
         for micro in batch.micro_batches(batch_tokens=self._batch_tokens):
             logits, routing = self._routed(micro)
