@@ -50,7 +50,7 @@ def test_a_good_model_is_told_in_full(
         "measured for a moment",
     ):
         assert line in out
-    for stage in ("collect", "detect", "repair", "routers", "evaluate", "audit"):
+    for stage in ("collect", "routers", "detect", "repair", "evaluate", "audit"):
         assert f"\n  {stage}" in out
 
 
@@ -143,7 +143,7 @@ def test_estimates_follow_from_the_sizes() -> None:
     assert stages["audit"].peak_bytes == 2 * 2_000_000 + 12_288 * 10
     # 200 pairs, seven chats each, three epochs, forward and backward, two operations a value
     assert stages["repair"].seconds == pytest.approx(200 * 7 * 3 * 384 * 3 * 2 * 300_000 / 1e9)
-    assert stages["detect"].seconds == pytest.approx(2 * 200 * 384 * 2 * 300_000 / 1e9)
+    assert stages["detect"].seconds == pytest.approx(4 * 200 * 384 * 2 * 300_000 / 1e9)
     # 800 prompts of 256 tokens; 25 batches of 128 steps, each bound by arithmetic here
     reading, step = 800 * 256 * 6e5 / 1e9, 32 * 6e5 / 1e9
     assert stages["collect"].seconds == pytest.approx(reading + 25 * 128 * step)

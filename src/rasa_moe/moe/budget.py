@@ -184,9 +184,10 @@ def needs(size: Size, speed: Speed) -> tuple[StageNeed, ...]:
     learning = _EPOCHS * _SEQUENCES_A_PAIR * _FORWARD_AND_BACKWARD * _seconds_to_read(size, speed, _PAIRS)
     return (
         StageNeed("collect", answering, _seconds_to_answer(size, speed, _COLLECTED)),
-        StageNeed("detect", reading, 2 * _seconds_to_read(size, speed, _PAIRS)),
-        StageNeed("repair", repair_bytes(size), learning),
         StageNeed("routers", routers, learning),
+        # Both halves of a pair, under both routings.
+        StageNeed("detect", reading, 4 * _seconds_to_read(size, speed, _PAIRS)),
+        StageNeed("repair", repair_bytes(size), learning),
         StageNeed("evaluate", answering, 2 * _seconds_to_answer(size, speed, _EVALUATED)),
         # Base and repaired model side by side.
         StageNeed("audit", size.weight_bytes + answering, _seconds_to_answer(size, speed, _AUDITED)),
