@@ -133,16 +133,9 @@ ABLATIONS: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]] = {
     "span of AAD": [
         (span, {"detect.span": span}) for span in ("response", "deciding", "last_prompt", "prompt", "both")
     ],
-    "rank of the change": [
-        ("whole rows" if rank is None else str(rank), {"align.expert_rank": rank}) for rank in (8, 32, None)
-    ],
     "retain weight": [(f"{weight:g}", {"align.retain_weight": weight}) for weight in (0.0, 1.0, 3.0)],
     "drift weight": [(f"{weight:g}", {"align.drift_weight": weight}) for weight in (0.0, 1.0, 3.0)],
-    "context shift": [(f"{scale:g}", {"align.context_shift": scale}) for scale in (0.0, 0.25, 0.5)],
     "recovery weight": [(f"{weight:g}", {"align.recovery_weight": weight}) for weight in (0.0, 1.0)],
-    "router retain weight": [
-        (f"{weight:g}", {"align.router_retain_weight": weight}) for weight in (0.0, 1.0)
-    ],
     "KL direction": [(kind, {"align.kl": kind}) for kind in ("forward", "reverse", "symmetric")],
     "rounds": [(str(rounds), {"align.rounds": rounds}) for rounds in (1, 3, 5)],
     # Fewer pairs are seen more often, so that all but the last are as many steps.
