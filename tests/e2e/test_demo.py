@@ -108,7 +108,7 @@ def test_plain_harm_is_still_refused_and_the_harmless_still_answered(demo: Demo)
 
 
 def test_the_audit_finds_that_the_repair_holds_without_its_routers(demo: Demo) -> None:
-    """Consistent routing has a share of its own, and with few pairs a large one; it must not carry the gain."""
+    """Consistent routing has a share of its own, and with few pairs a large one; it must not carry it."""
     found = demo.verdict("rasa")
     assert found["verdict"] in {"repair", "mixed"}, found["reason"]
     # The paper's test: full fine-tuning loses .38 to .46 there.
