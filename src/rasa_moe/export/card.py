@@ -68,7 +68,7 @@ def _opening(run: Run) -> str:
     return (
         f"# {base}, safety repaired\n\n"
         f"{num_selected} of the {total} routed experts of {base} were trained to refuse, under fixed "
-        "routing; the routers were then held to the routing of plainly asked, refused requests. All else "
+        "routing; the routers were trained towards the routing of plainly asked, refused requests. All else "
         f"has the bits of the base model. Trained on jailbreaks of these families: {families or 'none'}.\n"
     )
 
