@@ -55,8 +55,12 @@ def read_retain(path: Path) -> list[RetainRow]:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Read a training log; an empty file is that of a training with no phases."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """Read a training log; an empty file is that of a training with no phases.
+
+    Raises:
+        DataError: The file is broken; bad lines are listed.
+    """
+    return [] if path.stat().st_size == 0 else read_records(path, lambda record, _line: dict(record))
 
 
 def write_detection(folder: Path, detection: Detection, moe: MoeMap, *, model: str, span: str) -> None:

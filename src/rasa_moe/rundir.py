@@ -233,6 +233,13 @@ class RunDirectory:
                 move_into_place(file, self.path / _SET_ASIDE / name)
             elif name not in keep:
                 file.unlink()
+            self._remove_empty(file.parent)
+
+    def _remove_empty(self, folder: Path) -> None:
+        """Remove a folder of a stage that holds nothing any more: where it stands, it counts as written."""
+        while folder != self.path and not any(folder.iterdir()):
+            folder.rmdir()
+            folder = folder.parent
 
     def _write_marks(self, marks: Mapping[str, StageMark]) -> None:
         write_json(

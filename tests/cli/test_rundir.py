@@ -112,6 +112,17 @@ def test_a_second_pass_removes_what_it_no_longer_writes_and_sets_edits_aside(dir
     assert (directory.path / "set_aside" / "pairs.jsonl").read_text() == "edited by hand"
 
 
+def test_a_folder_that_a_second_pass_leaves_empty_is_gone(directory: RunDirectory) -> None:
+    """Where it stands, a stage that follows takes it for something that was written."""
+    for name in ("routing/deep/patch.safetensors", "routing.jsonl"):
+        with directory.staging("collect") as out:
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (out / name).write_text("x")
+            directory.commit("collect", inputs={}, elapsed_seconds=1.0)
+    assert not (directory.path / "routing").exists()
+    assert (directory.path / "routing.jsonl").read_text() == "x"
+
+
 def test_a_broken_state_file_is_one_sentence(directory: RunDirectory) -> None:
     (directory.path / "state.json").write_text("{")
     with pytest.raises(RunError, match=r"state\.json cannot be read"):

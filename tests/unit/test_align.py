@@ -40,16 +40,6 @@ PAPER = {name: 0.0 for name in AlignConfig.model_fields if name.endswith("_weigh
 STEPS_AN_EPOCH = 2  # six pairs, four a batch
 
 
-@pytest.fixture
-def model() -> PreTrainedModel:
-    return tiny_model()
-
-
-@pytest.fixture
-def moe(model: PreTrainedModel) -> MoeMap:
-    return discover(model)
-
-
 def run(model: PreTrainedModel, moe: MoeMap, config: AlignConfig = CONFIG, **options: Any) -> Alignment:
     settings: dict[str, Any] = {
         "pairs": tiny_pairs(),

@@ -15,8 +15,8 @@ from rasa_moe.config import AlignConfig, Config, DetectConfig
 from rasa_moe.data.chats import encode_chat
 from rasa_moe.detect.stage import activation_rates, detect
 from rasa_moe.errors import RunError
-from rasa_moe.moe import ExpertPatch, MoeMap, discover, sha256_tensor
-from unit.tiny import tiny_model, tiny_pairs, tiny_retain, tiny_tokenizer
+from rasa_moe.moe import ExpertPatch, MoeMap, sha256_tensor
+from unit.tiny import tiny_pairs, tiny_retain, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 ALIGN = AlignConfig(
@@ -25,16 +25,6 @@ ALIGN = AlignConfig(
 CONFIG = Config(align=ALIGN, detect=DetectConfig(budget=3, span="response", bootstrap=20))
 ROWS: dict[str, Any] = {"pairs": tiny_pairs(), "retain": tiny_retain()}
 STEPS_AN_EPOCH = 3  # six pairs, two a batch
-
-
-@pytest.fixture
-def model() -> PreTrainedModel:
-    return tiny_model()
-
-
-@pytest.fixture
-def moe(model: PreTrainedModel) -> MoeMap:
-    return discover(model)
 
 
 def consistent(model: PreTrainedModel, moe: MoeMap, config: AlignConfig = ALIGN, **options: Any) -> Alignment:

@@ -152,9 +152,9 @@ def rates_under(
         return activation_rates(model, tokenizer, moe, **reading)
     with routing.put_on(model):
         consistent = activation_rates(model, tokenizer, moe, **reading)
-    return (
-        (activation_rates(model, tokenizer, moe, **reading) + consistent) / 2 if both_routings else consistent
-    )
+    if not both_routings:
+        return consistent
+    return (consistent + activation_rates(model, tokenizer, moe, **reading)) / 2
 
 
 def activation_rates(
