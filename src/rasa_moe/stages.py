@@ -122,6 +122,7 @@ def align(session: Session, work: Work) -> None:
     config, model, tokenizer, moe = session.config, session.model, session.tokenizer, session.moe
     pairs = read_pairs(session.path / "pairs.jsonl")
     retain = read_retain(session.path / "retain.jsonl")
+    routing = session.routing
     alignment = repair(
         model,
         tokenizer,
@@ -130,7 +131,7 @@ def align(session: Session, work: Work) -> None:
         retain=retain,
         experts=read_experts(session.path / "experts.json"),
         config=config.align,
-        routing=session.routing,
+        routing=routing,
         seed=config.seed,
         base_name=config.model,
         checkpoint_path=work.checkpoints / f"{RASA}.safetensors",
@@ -148,6 +149,7 @@ def align(session: Session, work: Work) -> None:
             pairs=pairs,
             retain=retain,
             config=config,
+            routing=routing,
             checkpoint_path=work.checkpoints / f"{name}.safetensors",
             progress=session.progress,
         )

@@ -11,7 +11,7 @@ from rasa_moe.align.rivals import RIVALS
 from rasa_moe.config import Config
 from rasa_moe.data.rows import Pair
 from rasa_moe.data.source import load_source
-from rasa_moe.reproduce.cells import Cell, draw_pairs, suites_of
+from rasa_moe.reproduce.cells import Cell, suites_of
 from rasa_moe.reproduce.plan import Plan, unique
 from rasa_moe.reproduce.protocol import (
     ABLATIONS,
@@ -26,6 +26,7 @@ from rasa_moe.reproduce.protocol import (
     trials_of,
     with_settings,
 )
+from rasa_moe.reproduce.shared import draw_pairs
 
 BASE = Trial(math.nan, 1.0, 0.0, 0.90)
 MODELS = ("model-a", "model-b")

@@ -6,6 +6,7 @@ import csv
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from rasa_moe.reproduce import FULL, Scale, reproduce, work
 from rasa_moe.reproduce.cells import Cell, describe
 from rasa_moe.reproduce.plan import Plan
 from rasa_moe.reproduce.pool import do_all
-from rasa_moe.reproduce.protocol import setting_of
+from rasa_moe.reproduce.protocol import setting_of, with_settings
+from rasa_moe.reproduce.shared import routing_folder
 
 SCALE = Scale(
     "tiny",
@@ -36,6 +38,8 @@ RATES = {
     "rasa": (0.1, 0.0, 1.0),
     "full": (0.7, 0.0, 1.0),
     "steering": (0.0, 0.5, 0.5),
+    "rasa_replay": (0.1, 0.0, 1.0),
+    "random_experts": (0.5, 0.0, 1.0),
 }
 DEFAULTS = {key: setting_of(Config(), key) for key in ("full.lr", "align.expert_lr")}
 
@@ -83,8 +87,15 @@ def done(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counts: Counter[str] = Counter()
     monkeypatch.setattr(work, "run_cell", partial(_made_up, done=counts))
     monkeypatch.setattr(work, "collect_data", lambda config, families, folder: None)
+    monkeypatch.setattr(work, "prepare_routing", _made_up_routing)
     monkeypatch.setattr(work, "slowness", lambda: 1.0)
     return counts
+
+
+def _made_up_routing(cell: Cell, folder: Path) -> None:
+    place = routing_folder(cell, folder)
+    assert place is not None
+    place.mkdir(parents=True)  # not twice
 
 
 def _reproduce(folder: Path, lines: list[str] | None = None, **changes: object) -> Path:
@@ -164,6 +175,15 @@ def test_tuning_takes_the_better_trial_and_writes_down_all_of_them(
     chosen = json.loads((tmp_path / "chosen.json").read_text())["model-a"]
     assert chosen["full"] == pytest.approx(2 * DEFAULTS["full.lr"])
     assert chosen["rasa"] == DEFAULTS["align.expert_lr"]
+
+
+def test_what_trials_and_variants_share_is_made_once(tmp_path: Path, done: Counter[str]) -> None:
+    config = with_settings(Config(), {"align.rounds": 1})
+    scale = replace(SCALE, transfer_seeds=0, ablation_seeds=0)
+    methods = ("rasa", "rasa_replay", "random_experts", "full")
+    _reproduce(tmp_path, scale=scale, config=config, methods=methods)
+    # Each of the trial's trainings has one, for both values and three methods, and so has each seed.
+    assert len(list((tmp_path / "routing").iterdir())) == scale.trainings + scale.seeds
 
 
 def test_a_second_call_does_nothing_again_and_a_lost_cell_is_done_again(

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from models import bits
-from rasa_moe.align import Alignment, align, make_consistent, rasa
+from rasa_moe.align import Alignment, align, make_consistent, rasa, routing_settings
 from rasa_moe.config import AlignConfig, Config, DetectConfig
 from rasa_moe.data.chats import encode_chat
 from rasa_moe.detect.stage import activation_rates, detect
@@ -67,6 +67,46 @@ def test_other_orders_leave_the_routers_for_later(
     repaired = rasa(model, TOKENIZER, moe, config=with_align(**changes), **ROWS)
     phases = [line["phase"] for line in repaired.log if line.get("event") == "moved"]
     assert phases == (["repair", "router"] * 2 if "order" in changes else ["repair"] * 2)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"both_routings": False},
+        {"fixed_routing": "replay"},
+        {"repair_epochs": 3},
+        {"expert_lr": 1e-4},
+        {"expert_rank": 8},
+        {"retain_weight": 0.0},
+        {"drift_weight": 0.0},
+        {"anchor_weight": 0.0},
+        {"early_stop_loss": 1e3},
+    ],
+    ids=str,
+)
+def test_settings_of_repair_alone_leave_the_consistent_routing_as_it_is(
+    model: PreTrainedModel, moe: MoeMap, changes: dict[str, Any]
+) -> None:
+    config = ALIGN.model_copy(update=changes)
+    assert config != ALIGN and routing_settings(config) == routing_settings(ALIGN)
+    assert hashes(consistent(model, moe, config).patch) == hashes(consistent(model, moe).patch)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"router_lr": 1e-3}, {"kl": "reverse"}, {"rounds": 3}, {"recovery_weight": 0.0}], ids=str
+)
+def test_settings_that_decide_the_routing_are_told_apart(changes: dict[str, Any]) -> None:
+    assert routing_settings(ALIGN.model_copy(update=changes)) != routing_settings(ALIGN)
+    assert routing_settings(ALIGN.model_copy(update={"order": "experts_first"})) is None
+
+
+def test_routing_that_is_there_is_not_made_again(model: PreTrainedModel, moe: MoeMap, tmp_path: Path) -> None:
+    consistent(model, moe).patch.save(tmp_path / "routing")
+    routing = ExpertPatch.load(tmp_path / "routing")
+    whole = rasa(model, TOKENIZER, moe, config=CONFIG, **ROWS)
+    repaired = rasa(model, TOKENIZER, moe, config=CONFIG, routing=routing, **ROWS)
+    assert hashes(repaired.patch) == hashes(whole.patch)
+    assert repaired.log == tuple(line for line in whole.log if line["phase"] == "repair")
 
 
 def test_a_patch_put_on_is_taken_off_bit_for_bit_also_after_a_failure(

@@ -1,6 +1,7 @@
 """Make routing consistent and repair the safety-critical experts under fixed routing."""
 
+from rasa_moe.align.alternation import routing_settings
 from rasa_moe.align.rasa import Repaired, rasa
 from rasa_moe.align.stage import Alignment, align, make_consistent
 
-__all__ = ["Alignment", "Repaired", "align", "make_consistent", "rasa"]
+__all__ = ["Alignment", "Repaired", "align", "make_consistent", "rasa", "routing_settings"]

@@ -22,6 +22,18 @@ from rasa_moe.moe import ExpertId, ExpertPatch, ExpertSlices, MoeMap, TrainableR
 from rasa_moe.progress import Progress
 
 METHOD = "rasa"
+# What nothing reads before experts are repaired.
+_OF_REPAIR = {
+    "both_routings",
+    "fixed_routing",
+    "repair_epochs",
+    "expert_lr",
+    "expert_rank",
+    "retain_weight",
+    "drift_weight",
+    "anchor_weight",
+    "early_stop_loss",
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,14 @@ def phases_of(config: AlignConfig, *kinds: str) -> list[Phase]:
 def routers_come_first(config: AlignConfig) -> bool:
     """Tell whether routing is made consistent before experts are chosen."""
     return config.order == "routers_first" and config.router_epochs > 0
+
+
+def routing_settings(config: AlignConfig) -> dict[str, Any] | None:
+    """Return the settings that decide `make_consistent`; None where routers do not come first.
+
+    Repairs that agree in them, in the seed and in the rows can share one consistent routing.
+    """
+    return config.model_dump(mode="json", exclude=_OF_REPAIR) if routers_come_first(config) else None
 
 
 class Alternation:

@@ -24,7 +24,7 @@ class Repaired:
     Attributes:
         detection: The scores of all experts, and the chosen ones.
         patch: Repaired rows and routers; the model itself is as it was.
-        log: As in `Alignment`, of all phases.
+        log: As in `Alignment`, of all phases that ran here.
     """
 
     detection: Detection
@@ -40,6 +40,7 @@ def rasa(
     pairs: Sequence[Pair],
     retain: Sequence[RetainRow],
     config: Config,
+    routing: ExpertPatch | None = None,
     choose: Callable[[Detection], Sequence[ExpertId]] = lambda detection: detection.experts,
     base_name: str = "",
     checkpoint_path: Path | None = None,
@@ -54,6 +55,8 @@ def rasa(
         pairs: Jailbreaks that worked, each with its refused plain request.
         retain: Harmless conversations with the model's own answers.
         config: `align`, `detect` and `seed` are read.
+        routing: Consistent routers of an earlier `make_consistent` with the same `routing_settings`, seed and
+            rows; None makes them here.
         choose: Takes the experts to repair from what detection found.
         base_name: Name written into the patch.
         checkpoint_path: Written after every phase, for the routers beside it; a later call goes on there.
@@ -72,8 +75,11 @@ def rasa(
         "progress": progress,
     }
     beside = None if checkpoint_path is None else checkpoint_path.with_name(f"routing-{checkpoint_path.name}")
-    consistent = make_consistent(model, tokenizer, moe, checkpoint_path=beside, **shared)
-    routing = None if consistent is None else consistent.patch
+    log: tuple[LogLine, ...] = ()
+    if routing is None:
+        consistent = make_consistent(model, tokenizer, moe, checkpoint_path=beside, **shared)
+        if consistent is not None:
+            routing, log = consistent.patch, consistent.log
     detection = detect(
         model,
         tokenizer,
@@ -94,5 +100,4 @@ def rasa(
         checkpoint_path=checkpoint_path,
         **shared,
     )
-    log = alignment.log if consistent is None else consistent.log + alignment.log
-    return Repaired(detection=detection, patch=alignment.patch, log=log)
+    return Repaired(detection=detection, patch=alignment.patch, log=log + alignment.log)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
-from rasa_moe.config import Config
 from rasa_moe.data.source import load_source
 from rasa_moe.reproduce.cells import Cell, suites_of
-from rasa_moe.reproduce.protocol import BASE, METHODS
+from rasa_moe.reproduce.protocol import BASE
+from rasa_moe.reproduce.shared import routing_folder
 
 # Measured with one thread on the built-in models; `_PROBE_SECONDS` is what `probe` took there.
 _CHAT_SECONDS = 0.0032
@@ -28,6 +29,8 @@ _EFFORT = {
     "experts_only": 0.79,
     "routers_only": 0.69,
 }
+# A router epoch takes its targets first and sees prompts alone.
+_ROUTING_EFFORT = 0.9
 _PAIRS_WON, _COPIES_WON = 0.9, 0.75
 
 
@@ -52,11 +55,13 @@ def estimated_seconds(cells: Sequence[Cell], *, workers: int, slowness: float) -
     """Estimate how long cells take together.
 
     Args:
-        cells: What is still to do.
+        cells: What is still to do; a consistent routing that they share counts once.
         workers: Processes that share them.
         slowness: Seconds of `probe` here over those where the constants were measured.
     """
-    return slowness * sum(map(cell_seconds, cells)) / workers
+    shared = {routing_folder(cell, Path()): cell for cell in cells}
+    routing = sum(routing_seconds(cell) for place, cell in shared.items() if place is not None)
+    return slowness * (routing + sum(map(cell_seconds, cells))) / workers
 
 
 def slowness() -> float:
@@ -69,18 +74,22 @@ def cell_seconds(cell: Cell) -> float:
     return _CELL_SECONDS + _CHAT_SECONDS * _chats(cell) + _PROMPT_SECONDS * num_prompts(cell)
 
 
+def routing_seconds(cell: Cell) -> float:
+    """Estimate the consistent routing that a cell takes, on the machine of the constants."""
+    settings = cell.config.align
+    return _CHAT_SECONDS * _ROUTING_EFFORT * settings.rounds * settings.router_epochs * _chats_of_epoch(cell)
+
+
 def _chats(cell: Cell) -> float:
-    """Return how many chats pass through the model forwards and backwards."""
+    """Return how many chats pass through the model forwards and backwards in the cell itself."""
     if cell.method in (BASE, "steering"):
         return 0.0
+    return _EFFORT.get(cell.method, 1.0) * _epochs(cell) * _chats_of_epoch(cell)
+
+
+def _chats_of_epoch(cell: Cell) -> int:
     settings = cell.config.align
-    beside_each_pair = 2 + settings.retain_per_pair + (settings.recovery_weight > 0)
-    return (
-        _EFFORT.get(cell.method, 1.0)
-        * _num_pairs(cell)
-        * beside_each_pair
-        * _epochs(cell.method, cell.config)
-    )
+    return _num_pairs(cell) * (2 + settings.retain_per_pair + (settings.recovery_weight > 0))
 
 
 def _num_pairs(cell: Cell) -> int:
@@ -94,11 +103,11 @@ def _num_pairs(cell: Cell) -> int:
     return pairs if cell.pairs is None else min(pairs, cell.pairs)
 
 
-def _epochs(name: str, config: Config) -> float:
-    method = next(method for method in METHODS if method.name == name)
-    if method.rival in (None, "random_experts"):
-        # A router epoch takes its targets first and sees jailbreaks alone: about as long as a repair epoch.
-        return config.align.rounds * (config.align.repair_epochs + 0.9 * config.align.router_epochs)
+def _epochs(cell: Cell) -> float:
+    config, method = cell.config, cell.how()
+    if method.rival is None or method.is_repair:
+        routed_here = config.align.router_epochs if routing_folder(cell, Path()) is None else 0
+        return config.align.rounds * (config.align.repair_epochs + _ROUTING_EFFORT * routed_here)
     if method.rival in ("full", "full_no_retain"):
         return config.full.epochs
     return float(getattr(config.rivals, method.rival).epochs)

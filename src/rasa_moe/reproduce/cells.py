@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rasa_moe.config import Config
-from rasa_moe.data.rows import Pair, Split
-from rasa_moe.data.source import Source, load_source
+from rasa_moe.data.rows import Split
+from rasa_moe.data.source import Source
 from rasa_moe.errors import ConfigError, TrainingError
-from rasa_moe.files import reported, sha256_file, sha256_json, write_json
-from rasa_moe.reproduce.protocol import BASE, KNOWN, METHODS
+from rasa_moe.files import sha256_json, write_json
+from rasa_moe.reproduce.protocol import BASE, KNOWN, METHODS, Method
+from rasa_moe.reproduce.shared import (
+    FORMAT,
+    loaded,
+    loaded_source,
+    make_routing,
+    model_fingerprint,
+    prompts_fingerprint,
+    training_data,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rasa_moe.collect.stage import RetainRow
     from rasa_moe.evaluate.suites import Suite
 
-FORMAT = 3
 # Settings that can change what a cell holds; the others may change without any cell being done again.
 _DECIDING = {"seed", "collect", "detect", "align", "full", "rivals"}
 _ATTACKS = ("attack_trained", "attack_held_out")
@@ -80,6 +85,10 @@ class Cell:
         elif self.families:
             facts |= {"families": self.families}
         return sha256_json(facts)
+
+    def how(self) -> Method:
+        """Return the method that a cell other than the base's trains."""
+        return next(method for method in METHODS if method.name == self.method)
 
     def file(self, folder: Path) -> Path:
         """Return where the cell's result lies."""
@@ -172,52 +181,6 @@ def describe(cell: Cell) -> dict[str, Any]:
     }
 
 
-def draw_pairs(pairs: Sequence[Pair], *, share: float, most: int | None, seed: int) -> list[Pair]:
-    """Draw the pairs of a share of the goals, then at most so many of them; by seed, in the order collected.
-
-    Whole goals are drawn because pairs of one goal under several attacks resemble each other.
-    """
-    goals = sorted({pair.goal for pair in pairs})
-    kept = set(random.Random(f"goals {seed}").sample(goals, k=max(1, round(share * len(goals)))))
-    places = [place for place, pair in enumerate(pairs) if pair.goal in kept]
-    if most is not None and most < len(places):
-        places = sorted(random.Random(f"pairs {seed}").sample(places, k=most))
-    return [pairs[place] for place in places]
-
-
-def collect_data(config: Config, families: Sequence[str], folder: Path) -> None:
-    """Ask the base model for the pairs and the retain set of a choice of families, unless that is done."""
-    from rasa_moe.artifacts import write_retain
-    from rasa_moe.collect.stage import collect
-    from rasa_moe.data import write_pairs
-    from rasa_moe.judges import get_judge
-
-    place = data_folder(config, families, folder)
-    if (place / "collected.json").exists():
-        return
-    model, tokenizer, _ = loaded(config.model)
-    source = loaded_source(config.data.source, tuple(families))
-    judge = get_judge("exact" if source.is_synthetic else "rules")
-    collected = collect(model, tokenizer, source=source, judge=judge, config=config.collect)
-    with reported(place):
-        place.mkdir(parents=True, exist_ok=True)
-        write_pairs(place / "pairs.jsonl", collected.pairs)
-        write_retain(place / "retain.jsonl", collected.retain)
-        write_json(place / "collected.json", dict(collected.counts))
-
-
-def data_folder(config: Config, families: Iterable[str], folder: Path) -> Path:
-    """Return where pairs and retain set of a model and a choice of families lie."""
-    facts = [
-        FORMAT,
-        model_fingerprint(config.model),
-        prompts_fingerprint(config.data.source),
-        config.collect.model_dump(mode="json"),
-        sorted(families),
-    ]
-    return folder / "data" / sha256_json(facts)[:32]
-
-
 def _tuned(cell: Cell, folder: Path) -> tuple[dict[str, Tensor], int | None]:
     """Train the cell's method; return its tensors and, for RASA, the number of experts it repaired."""
     from rasa_moe.align import rasa
@@ -225,64 +188,12 @@ def _tuned(cell: Cell, folder: Path) -> tuple[dict[str, Tensor], int | None]:
     from rasa_moe.align.rivals.selection import with_few_resamples
 
     model, tokenizer, moe = loaded(cell.config.model)
-    pairs, retain = _data(cell, folder)
-    method = next(method for method in METHODS if method.name == cell.method)
-    if method.rival is not None:
-        rival = RIVALS[method.rival]
-        return rival(model, tokenizer, moe, pairs=pairs, retain=retain, config=cell.config).tensors, None
+    pairs, retain = training_data(cell, folder)
+    data: dict[str, Any] = {"pairs": pairs, "retain": retain, "routing": make_routing(cell, folder)}
+    rival = cell.how().rival
+    if rival is not None:
+        return RIVALS[rival](model, tokenizer, moe, config=cell.config, **data).tensors, None
     # The intervals of AAD are not part of any table here, so one resample will do.
     config = with_few_resamples(cell.config)
-    repaired = rasa(model, tokenizer, moe, pairs=pairs, retain=retain, config=config)
+    repaired = rasa(model, tokenizer, moe, config=config, **data)
     return whole_tensors(model, repaired.patch), len(repaired.detection.experts)
-
-
-def _data(cell: Cell, folder: Path) -> tuple[list[Pair], list[RetainRow]]:
-    collect_data(cell.config, cell.families, folder)
-    pairs, retain = _collected(data_folder(cell.config, cell.families, folder))
-    drawn = draw_pairs(pairs, share=cell.goal_share, most=cell.pairs, seed=cell.config.seed)
-    return drawn, list(retain)
-
-
-@cache
-def _collected(place: Path) -> tuple[tuple[Pair, ...], tuple[RetainRow, ...]]:
-    """Read pairs and retain set once a process."""
-    from rasa_moe.artifacts import read_retain
-    from rasa_moe.data import read_pairs
-
-    return tuple(read_pairs(place / "pairs.jsonl")), tuple(read_retain(place / "retain.jsonl"))
-
-
-@cache
-def loaded(name: str) -> tuple[Any, Any, Any]:
-    """Load a model once a process, in fp32 on the CPU; return (model, tokenizer, map)."""
-    from rasa_moe.moe import discover, load_model
-
-    model, tokenizer = load_model(name, dtype="float32", device="cpu")
-    return model, tokenizer, discover(model)
-
-
-@cache
-def model_fingerprint(name: str) -> str:
-    """Return a hash of a model's files, or of its name where it is not a folder."""
-    folder = Path(name)
-    if name.startswith("testbed/"):
-        from rasa_moe.testbed import model_path
-
-        folder = model_path(name.removeprefix("testbed/"))
-    if not folder.is_dir():
-        return sha256_json(name)
-    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
-    return sha256_json([[file.name, sha256_file(file)] for file in files])
-
-
-@cache
-def prompts_fingerprint(source: str) -> str:
-    """Return a hash of all prompts and of the families' splits."""
-    prompts = loaded_source(source)
-    return sha256_json([[repr(row) for row in prompts.rows], sorted(prompts.family_splits.items())])
-
-
-@cache
-def loaded_source(name: str, families: tuple[str, ...] = ()) -> Source:
-    """Load prompts once a process."""
-    return load_source(name, families=families)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rasa_moe.config import Config
-from rasa_moe.reproduce.cells import Cell, loaded_source
+from rasa_moe.reproduce.cells import Cell
 from rasa_moe.reproduce.protocol import (
     ABLATIONS,
     BASE,
@@ -21,6 +21,7 @@ from rasa_moe.reproduce.protocol import (
     trials_of,
     with_settings,
 )
+from rasa_moe.reproduce.shared import loaded_source
 
 # One for each family choice of a trial, so that no draw of pairs decides all of it; tables use 1, 2, ...
 TUNING_SEEDS = (0, 101, 102)

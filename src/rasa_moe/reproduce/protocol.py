@@ -39,6 +39,11 @@ class Method:
     rival: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_repair(self) -> bool:
+        """Whether it makes routing consistent and repairs experts, its own or random ones."""
+        return self.rival in (None, "random_experts")
+
 
 METHODS: tuple[Method, ...] = (
     Method(RASA, "RASA", "align.expert_lr"),

@@ -21,7 +21,7 @@ from rasa_moe.errors import ConfigError, RunError
 from rasa_moe.files import reported, write_json
 from rasa_moe.progress import Progress, no_progress
 from rasa_moe.reproduce.budget import estimated_seconds, slowness
-from rasa_moe.reproduce.cells import Cell, collect_data, data_folder, run_cell
+from rasa_moe.reproduce.cells import Cell, run_cell
 from rasa_moe.reproduce.plan import Plan, Planned, unique
 from rasa_moe.reproduce.pool import do_all
 from rasa_moe.reproduce.protocol import (
@@ -35,6 +35,7 @@ from rasa_moe.reproduce.protocol import (
     default_of,
 )
 from rasa_moe.reproduce.results import Measured, mean_of
+from rasa_moe.reproduce.shared import collect_data, data_folder, prepare_routing, routing_folder
 
 PROTOCOL_FILE, CHOSEN_FILE = "protocol.json", "chosen.json"
 
@@ -161,8 +162,20 @@ def _collect(work: Reproduction) -> None:
 
 def _do(work: Reproduction, planned: list[Planned], *, label: str) -> None:
     missing: list[Cell] = [cell for cell in unique(planned) if not cell.file(work.folder).exists()]
+    _route(work, missing)
     tasks = [partial(run_cell, cell, work.folder) for cell in missing]
     do_all(tasks, workers=work.workers, label=label, progress=work.progress)
+
+
+def _route(work: Reproduction, cells: Sequence[Cell]) -> None:
+    """Make the routing consistent that cells share, so that no two of them make the same at once."""
+    places = {routing_folder(cell, work.folder): cell for cell in cells}
+    tasks = [
+        partial(prepare_routing, cell, work.folder)
+        for place, cell in places.items()
+        if place is not None and not place.is_dir()
+    ]
+    do_all(tasks, workers=work.workers, label="route", progress=work.progress)
 
 
 def _trials(work: Reproduction, before: list[Planned]) -> Trials:
@@ -247,7 +260,7 @@ def _prepare(folder: Path) -> None:
     with reported(folder):
         folder.mkdir(parents=True, exist_ok=True)
         strangers = [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")]
-    if strangers and not {"cells", "data", PROTOCOL_FILE} & set(strangers):
+    if strangers and not {"cells", "data", "routing", PROTOCOL_FILE} & set(strangers):
         raise RunError(f"{folder} holds something else ({strangers[0]}); choose a new or empty directory.")
 
 

@@ -51,6 +51,8 @@ class Job:
         pairs: Jailbreaks that worked, each with its refused plain request.
         retain: Harmless conversations with the model's own answers.
         config: Settings; `align` holds what the methods share (batches, weights of the parts).
+        routing: RASA's consistent routers on the same rows, for a method that takes them; None if there
+            are none yet.
         checkpoint_path: Written after every epoch; a later call goes on from there.
         progress: Called after every step.
     """
@@ -61,6 +63,7 @@ class Job:
     pairs: Sequence[Pair]
     retain: Sequence[RetainRow]
     config: Config
+    routing: ExpertPatch | None = None
     checkpoint_path: Path | None = None
     progress: Progress = no_progress
 
@@ -117,6 +120,7 @@ class Rival:
         pairs: Sequence[Pair],
         retain: Sequence[RetainRow],
         config: Config,
+        routing: ExpertPatch | None = None,
         checkpoint_path: Path | None = None,
         progress: Progress = no_progress,
     ) -> Tuned:
@@ -134,6 +138,7 @@ class Rival:
                 pairs=pairs,
                 retain=retain,
                 config=config,
+                routing=routing,
                 checkpoint_path=checkpoint_path,
                 progress=progress,
             )

@@ -28,6 +28,7 @@ def _train(job: Job) -> Tuned:
         pairs=job.pairs,
         retain=job.retain,
         config=with_few_resamples(job.config),
+        routing=job.routing,
         choose=lambda detection: random_experts(job, detection),
         checkpoint_path=job.checkpoint_path,
         progress=lambda _, done, total: job.progress(_METHOD, done, total),

@@ -1,0 +1,171 @@
+"""What cells share, each made once: models, prompts, pairs with their retain set, consistent routers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rasa_moe.config import Config
+from rasa_moe.data.rows import Pair
+from rasa_moe.data.source import Source, load_source
+from rasa_moe.errors import TrainingError
+from rasa_moe.files import reported, sha256_file, sha256_json, write_json
+from rasa_moe.reproduce.protocol import BASE
+
+if TYPE_CHECKING:
+    from rasa_moe.collect.stage import RetainRow
+    from rasa_moe.moe import ExpertPatch
+    from rasa_moe.reproduce.cells import Cell
+
+FORMAT = 3
+
+
+@cache
+def loaded(name: str) -> tuple[Any, Any, Any]:
+    """Load a model once a process, in fp32 on the CPU; return (model, tokenizer, map)."""
+    from rasa_moe.moe import discover, load_model
+
+    model, tokenizer = load_model(name, dtype="float32", device="cpu")
+    return model, tokenizer, discover(model)
+
+
+@cache
+def model_fingerprint(name: str) -> str:
+    """Return a hash of a model's files, or of its name where it is not a folder."""
+    folder = Path(name)
+    if name.startswith("testbed/"):
+        from rasa_moe.testbed import model_path
+
+        folder = model_path(name.removeprefix("testbed/"))
+    if not folder.is_dir():
+        return sha256_json(name)
+    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    return sha256_json([[file.name, sha256_file(file)] for file in files])
+
+
+@cache
+def prompts_fingerprint(source: str) -> str:
+    """Return a hash of all prompts and of the families' splits."""
+    prompts = loaded_source(source)
+    return sha256_json([[repr(row) for row in prompts.rows], sorted(prompts.family_splits.items())])
+
+
+@cache
+def loaded_source(name: str, families: tuple[str, ...] = ()) -> Source:
+    """Load prompts once a process."""
+    return load_source(name, families=families)
+
+
+def draw_pairs(pairs: Sequence[Pair], *, share: float, most: int | None, seed: int) -> list[Pair]:
+    """Draw the pairs of a share of the goals, then at most so many of them; by seed, in the order collected.
+
+    Whole goals are drawn because pairs of one goal under several attacks resemble each other.
+    """
+    goals = sorted({pair.goal for pair in pairs})
+    kept = set(random.Random(f"goals {seed}").sample(goals, k=max(1, round(share * len(goals)))))
+    places = [place for place, pair in enumerate(pairs) if pair.goal in kept]
+    if most is not None and most < len(places):
+        places = sorted(random.Random(f"pairs {seed}").sample(places, k=most))
+    return [pairs[place] for place in places]
+
+
+def collect_data(config: Config, families: Sequence[str], folder: Path) -> None:
+    """Ask the base model for the pairs and the retain set of a choice of families, unless that is done."""
+    from rasa_moe.artifacts import write_retain
+    from rasa_moe.collect.stage import collect
+    from rasa_moe.data import write_pairs
+    from rasa_moe.judges import get_judge
+
+    place = data_folder(config, families, folder)
+    if (place / "collected.json").exists():
+        return
+    model, tokenizer, _ = loaded(config.model)
+    source = loaded_source(config.data.source, tuple(families))
+    judge = get_judge("exact" if source.is_synthetic else "rules")
+    collected = collect(model, tokenizer, source=source, judge=judge, config=config.collect)
+    with reported(place):
+        place.mkdir(parents=True, exist_ok=True)
+        write_pairs(place / "pairs.jsonl", collected.pairs)
+        write_retain(place / "retain.jsonl", collected.retain)
+        write_json(place / "collected.json", dict(collected.counts))
+
+
+def data_folder(config: Config, families: Iterable[str], folder: Path) -> Path:
+    """Return where pairs and retain set of a model and a choice of families lie."""
+    facts = [
+        FORMAT,
+        model_fingerprint(config.model),
+        prompts_fingerprint(config.data.source),
+        config.collect.model_dump(mode="json"),
+        sorted(families),
+    ]
+    return folder / "data" / sha256_json(facts)[:32]
+
+
+def training_data(cell: Cell, folder: Path) -> tuple[list[Pair], list[RetainRow]]:
+    """Return the pairs and the retain set of a cell, collected now if they are not yet."""
+    collect_data(cell.config, cell.families, folder)
+    pairs, retain = _collected(data_folder(cell.config, cell.families, folder))
+    drawn = draw_pairs(pairs, share=cell.goal_share, most=cell.pairs, seed=cell.config.seed)
+    return drawn, list(retain)
+
+
+@cache
+def _collected(place: Path) -> tuple[tuple[Pair, ...], tuple[RetainRow, ...]]:
+    """Read pairs and retain set once a process."""
+    from rasa_moe.artifacts import read_retain
+    from rasa_moe.data import read_pairs
+
+    return tuple(read_pairs(place / "pairs.jsonl")), tuple(read_retain(place / "retain.jsonl"))
+
+
+def routing_folder(cell: Cell, folder: Path) -> Path | None:
+    """Return where the consistent routers of a cell lie; None for a cell that does not take any.
+
+    Cells that differ in nothing but the repair have the same.
+    """
+    from rasa_moe.align import routing_settings
+
+    if cell.method == BASE or not cell.how().is_repair:
+        return None
+    settings = routing_settings(cell.config.align)
+    if settings is None:
+        return None
+    data = data_folder(cell.config, cell.families, folder).name
+    facts = [data, settings, cell.config.seed, cell.goal_share, cell.pairs]
+    return folder / "routing" / sha256_json(facts)[:32]
+
+
+def make_routing(cell: Cell, folder: Path) -> ExpertPatch | None:
+    """Make a cell's routing consistent, or read it where that is done; None as in `routing_folder`.
+
+    Raises:
+        TrainingError: The routers cannot be trained at this rate.
+    """
+    from rasa_moe.align import make_consistent
+    from rasa_moe.moe import ExpertPatch
+
+    place = routing_folder(cell, folder)
+    if place is None:
+        return None
+    if place.is_dir():
+        return ExpertPatch.load(place)
+    model, tokenizer, moe = loaded(cell.config.model)
+    pairs, retain = training_data(cell, folder)
+    made = make_consistent(
+        model, tokenizer, moe, pairs=pairs, retain=retain, config=cell.config.align, seed=cell.config.seed
+    )
+    if made is None:
+        return None
+    made.patch.save(place)
+    return made.patch
+
+
+def prepare_routing(cell: Cell, folder: Path) -> None:
+    """Make the routing of all cells that share a cell's; these will tell of a failure themselves."""
+    with suppress(TrainingError):
+        make_routing(cell, folder)
