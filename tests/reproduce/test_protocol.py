@@ -18,6 +18,7 @@ from rasa_moe.reproduce.protocol import (
     FULL,
     METHODS,
     QUICK,
+    TRIAL_MEASURES,
     Trial,
     choose,
     default_of,
@@ -128,6 +129,7 @@ def test_known_families_that_a_trial_is_not_trained_on_are_measured_as_held_out(
         suites = suites_of(Cell("rasa", Config(), "validation", 2, families=families))
         held_out = {suite.name for suite in suites if suite.kind == "attack_held_out"}
         assert held_out == known - set(families)
+        assert {suite.kind for suite in suites} == set(TRIAL_MEASURES)
         assert {row.split for suite in suites for row in suite.rows} == {"validation"}
         assert not {row.family for suite in suites for row in suite.rows} & set(source.families("test"))
         left_out.append(held_out)

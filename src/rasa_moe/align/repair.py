@@ -67,11 +67,13 @@ class ExpertRepair:
             model, batches, weights=weights, batch_tokens=config.batch_tokens, shifts=shifts
         )
         self._step = 0
-        self._traces: dict[bool, list[list[RoutingTrace]]] = {}
+        self._traces: dict[bool, list[dict[int, RoutingTrace]]] = {}
         if config.fixed_routing == "replay":
             for is_consistent in {self._is_consistent(step) for step in (0, 1)}:
                 with self._routers(is_consistent):
-                    self._traces[is_consistent] = self._record(batches)
+                    self._traces[is_consistent] = self._record(
+                        batches, with_held=is_consistent == self._is_consistent(0)
+                    )
 
     def __call__(self, batch: TrainingBatch, index: int) -> Generator[Summand]:
         """Yield what each micro-batch adds to the loss and to its parts, for batch number `index`.
@@ -105,14 +107,16 @@ class ExpertRepair:
     def _routers(self, is_consistent: bool) -> AbstractContextManager[None]:
         return self._routing.put_on(self._model) if self._routing and is_consistent else nullcontext()
 
-    def _record(self, batches: Sequence[TrainingBatch]) -> list[list[RoutingTrace]]:
-        traces: list[list[RoutingTrace]] = []
-        for batch in batches:
-            traces.append([])
-            for micro in self._loss.micro_batches(batch):
-                with torch.inference_mode(), record(self._moe, self._model) as trace:
-                    forward(self._model, micro)
-                traces[-1].append(trace)
+    def _record(self, batches: Sequence[TrainingBatch], *, with_held: bool) -> list[dict[int, RoutingTrace]]:
+        """Return, for each batch, number of a pass -> its routing; passes that hold scores only if asked."""
+        traces: list[dict[int, RoutingTrace]] = []
+        for index, batch in enumerate(batches):
+            traces.append({})
+            for number, micro in enumerate(self._loss.micro_batches(batch)):
+                if with_held or number >= self._loss.num_held(index):
+                    with torch.inference_mode(), record(self._moe, self._model) as trace:
+                        forward(self._model, micro)
+                    traces[-1][number] = trace
         return traces
 
     def _fixed_routing(self, index: int, number: int, is_consistent: bool) -> AbstractContextManager[None]:

@@ -13,7 +13,7 @@ from rasa_moe.data.rows import Split
 from rasa_moe.data.source import Source
 from rasa_moe.errors import ConfigError, TrainingError
 from rasa_moe.files import sha256_json, write_json
-from rasa_moe.reproduce.protocol import BASE, KNOWN, METHODS, Method
+from rasa_moe.reproduce.protocol import BASE, KNOWN, METHODS, TRIAL_MEASURES, Method
 from rasa_moe.reproduce.shared import (
     FORMAT,
     loaded,
@@ -145,14 +145,15 @@ def run_cell(cell: Cell, folder: Path) -> None:
 
 
 def suites_of(cell: Cell) -> list[Suite]:
-    """Return what a cell asks; in tuning, harmless requests in unfamiliar wrappings as well."""
+    """Return what a cell asks; what the rule reads in tuning, unfamiliar wrappings too."""
     from rasa_moe.evaluate.suites import make_suites
     from rasa_moe.reproduce.unfamiliar import unfamiliar_suites
 
     source = source_of(cell)
     suites = make_suites(source, split=cell.split, limit=cell.goals)
     if cell.split == "validation":
-        suites += unfamiliar_suites(source, limit=cell.goals)
+        asked = [suite for suite in suites if suite.kind in TRIAL_MEASURES]
+        return asked + unfamiliar_suites(source, limit=cell.goals)
     return [suite for suite in suites if not cell.only_attacks or suite.kind in _ATTACKS]
 
 

@@ -207,6 +207,8 @@ FULL = Scale(
 )
 QUICK = Scale("quick", seeds=2, factors=(1.0,), goals=16, tuning_goals=16, pairs=64, batch_size=4)
 
+# What `RULE` reads of a trial, as in `Trial`; nothing else is asked in tuning.
+TRIAL_MEASURES = ("attack_held_out", "wrapped_benign", "ability")
 COST_WEIGHT = 3.0
 RULE = (
     "Of a method's trials, the one with the lowest sum of harm and cost on validation goals is taken, on "

@@ -29,6 +29,7 @@ from rasa_moe.reproduce.protocol import (
     METHOD_NAMES,
     METHODS,
     RULE,
+    TRIAL_MEASURES,
     Scale,
     Trial,
     choose,
@@ -184,8 +185,7 @@ def _trials(work: Reproduction, before: list[Planned]) -> Trials:
     for one in _read_all(work.folder, before):
         if one.place.table in ("tuning", "tuning base"):
             values = trainings.setdefault((one.place.model, one.place.method), {})
-            measures = ("attack_held_out", "wrapped_benign", "ability")
-            values.setdefault(one.place.row, []).append(tuple(mean_of(one, name) for name in measures))
+            values.setdefault(one.place.row, []).append(tuple(mean_of(one, name) for name in TRIAL_MEASURES))
     return {
         method: [
             # A mean over a training that failed is NaN, and so is never chosen.
