@@ -9,7 +9,7 @@ import torch
 
 from rasa_moe.align import stage
 from rasa_moe.config import Config
-from rasa_moe.errors import TrainingError
+from rasa_moe.errors import RunError, TrainingError
 from rasa_moe.moe import ExpertPatch, discover
 from rasa_moe.reproduce import cells, shared
 from rasa_moe.reproduce.cells import Cell
@@ -72,6 +72,14 @@ def test_a_shared_routing_is_trained_once_and_gives_the_cell_that_trains_alone(
     assert tensors.keys() == alone.keys() and all(torch.equal(alone[name], tensors[name]) for name in alone)
     (place,) = (tmp_path / "shared" / "routing").iterdir()
     assert any(torch.equal(tensor, tensors[name]) for name, tensor in ExpertPatch.load(place).after.items())
+
+
+def test_a_damaged_routing_is_named_and_kept(tmp_path: Path) -> None:
+    prepare_routing(cell(), tmp_path)
+    (place,) = (tmp_path / "routing").iterdir()
+    (place / "patch.safetensors").write_bytes(b"")
+    with pytest.raises(RunError, match=f"{place.name} cannot be read; delete it"):
+        make_routing(cell(), tmp_path)
 
 
 def test_routers_that_blow_up_are_left_to_the_cells_to_tell(tmp_path: Path) -> None:

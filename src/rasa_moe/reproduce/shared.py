@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rasa_moe.config import Config
 from rasa_moe.data.rows import Pair
 from rasa_moe.data.source import Source, load_source
-from rasa_moe.errors import TrainingError
+from rasa_moe.errors import ModelError, RunError, TrainingError
 from rasa_moe.files import reported, sha256_file, sha256_json, write_json
 from rasa_moe.reproduce.protocol import BASE
 
@@ -145,6 +145,7 @@ def make_routing(cell: Cell, folder: Path) -> ExpertPatch | None:
 
     Raises:
         TrainingError: The routers cannot be trained at this rate.
+        RunError: What was made is damaged.
     """
     from rasa_moe.align import make_consistent
     from rasa_moe.moe import ExpertPatch
@@ -153,14 +154,16 @@ def make_routing(cell: Cell, folder: Path) -> ExpertPatch | None:
     if place is None:
         return None
     if place.is_dir():
-        return ExpertPatch.load(place)
+        try:
+            return ExpertPatch.load(place)
+        except ModelError as error:
+            raise RunError(f"{place} cannot be read; delete it to have it made again.") from error
     model, tokenizer, moe = loaded(cell.config.model)
     pairs, retain = training_data(cell, folder)
     made = make_consistent(
         model, tokenizer, moe, pairs=pairs, retain=retain, config=cell.config.align, seed=cell.config.seed
     )
-    if made is None:
-        return None
+    assert made is not None  # as `routing_settings` says
     made.patch.save(place)
     return made.patch
 
