@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,3 +74,14 @@ def test_constraints_are_exact_versions_without_paths() -> None:
     assert all(
         line.count("==") == 1 and "+" not in line and "/" not in line and "@" not in line for line in lines
     )
+
+
+def test_every_pinned_release_runs_on_the_oldest_python_that_is_promised() -> None:
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    needed = {
+        f"{found.metadata['Name']}=={found.version}": SpecifierSet(found.metadata.get("Requires-Python", ""))
+        for found in distributions()
+    }
+    pinned = needed.keys() & set(pins)
+    assert len(pinned) > 100
+    assert [pin for pin in pinned if "3.11.0" not in needed[pin]] == []
