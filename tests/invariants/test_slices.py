@@ -268,6 +268,21 @@ def test_gradients_of_several_passes_add_up_in_memory_that_stays(
     assert [gradient.data_ptr() for gradient in again] == places
 
 
+def test_asking_for_the_gradient_of_something_else_leaves_that_of_rows_alone(
+    model: PreTrainedModel, moe: MoeMap, batch: dict[str, Tensor]
+) -> None:
+    nudge = torch.zeros(model.config.hidden_size, requires_grad=True)
+    embeddings = model.get_input_embeddings()
+    handle = embeddings.register_forward_hook(lambda module, args, output: output + nudge)
+    with handle, ExpertSlices(moe, some_experts(moe)) as slices:
+        (asked,) = torch.autograd.grad(loss_of(model, batch), nudge)
+        assert asked.abs().max() > 0
+        assert all(parameter.grad is None for parameter in slices.parameters())
+        loss_of(model, batch).backward()
+        torch.testing.assert_close(nudge.grad, asked)
+        assert any(parameter.grad is not None for parameter in slices.parameters())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_kept_gradients_are_those_of_autograd(
     family: str, batch: dict[str, Tensor], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch

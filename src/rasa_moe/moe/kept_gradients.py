@@ -79,18 +79,24 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None, None]:
         inputs, ends = ctx.saved_tensors
-        start = 0
-        total = ctx.rows.gradient.tensor()
-        for expert, end in enumerate(ends.tolist()):
-            if end > start:
-                of_inputs, of_outputs = inputs[start:end], gradient[start:end]
-                left, right = (of_inputs, of_outputs) if ctx.is_transposed else (of_outputs, of_inputs)
-                if total.dtype == left.dtype:
-                    total[expert].addmm_(left.T, right)
-                else:
-                    total[expert] += left.T @ right
-            start = end
+        # Not where someone asks for the gradient of something else alone, by `torch.autograd.grad`.
+        if torch._C._will_engine_execute_node(ctx.next_functions[1][0]):
+            _add(ctx.rows.gradient.tensor(), inputs, gradient, ends, is_transposed=ctx.is_transposed)
         if not ctx.needs_input_grad[0]:
             return None, None, None, None, None
         of_inputs = _grouped_linear(gradient, ctx.rows.weights, ends, is_transposed=not ctx.is_transposed)
         return of_inputs, None, None, None, None
+
+
+def _add(total: Tensor, inputs: Tensor, gradient: Tensor, ends: Tensor, *, is_transposed: bool) -> None:
+    """Add the gradient of the weights, (k,O,I) or (k,I,O), to `total`."""
+    start = 0
+    for expert, end in enumerate(ends.tolist()):
+        if end > start:
+            of_inputs, of_outputs = inputs[start:end], gradient[start:end]
+            left, right = (of_inputs, of_outputs) if is_transposed else (of_outputs, of_inputs)
+            if total.dtype == left.dtype:
+                total[expert].addmm_(left.T, right)
+            else:
+                total[expert] += left.T @ right
+        start = end
