@@ -1,7 +1,8 @@
-"""Repair shows requests in other contexts: which rows, along what, and alike where a run is resumed."""
+"""Repair shows refusals in the context in which they are hardest: which rows, along what, how far."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +11,11 @@ import torch
 
 from rasa_moe.align import align
 from rasa_moe.align.batches import TrainingBatch, make_batches
+from rasa_moe.align.losses import supervised_losses
 from rasa_moe.align.shifts import ContextShifts, context_directions, context_shifts
 from rasa_moe.align.supervised import SupervisedLoss
 from rasa_moe.config import AlignConfig
-from rasa_moe.moe import ExpertId, discover
+from rasa_moe.moe import ExpertId, discover, shifted
 from unit.tiny import tiny_model, tiny_pairs, tiny_retain, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -40,13 +42,17 @@ def directions_of(model: Any) -> torch.Tensor:
 
 
 def entered(
-    model: Any, batch: TrainingBatch, shifts: ContextShifts | None, batch_tokens: int = 10_000
+    model: Any,
+    batch: TrainingBatch,
+    shifts: ContextShifts | None,
+    batch_tokens: int = 10_000,
+    weights: Mapping[str, float] = WEIGHTS,
 ) -> torch.Tensor:
     """Return (B,D), the last prompt tokens as the loss lets the last layer see them."""
     seen: list[torch.Tensor] = []
     norm = model.model.layers[-1].input_layernorm
     handle = norm.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
-    loss = SupervisedLoss(model, [batch], weights=WEIGHTS, batch_tokens=batch_tokens, shifts=shifts)
+    loss = SupervisedLoss(model, [batch], weights=weights, batch_tokens=batch_tokens, shifts=shifts)
     found = torch.zeros(len(batch.chats.input_ids), model.config.hidden_size)
     for micro, _ in zip(loss.micro_batches(batch), loss(batch, 0), strict=True):
         found[micro.rows] = seen.pop()[micro.chats.spans["last_prompt"]]
@@ -54,29 +60,65 @@ def entered(
     return found
 
 
+def refusal_loss(model: Any, batch: TrainingBatch, shifts: torch.Tensor) -> float:
+    """Return the cross-entropy of jailbreaks and anchors, with (B,D) added at their last prompt tokens."""
+    with torch.no_grad(), shifted(discover(model), model, batch.chats.spans["last_prompt"], shifts):
+        logits = model(input_ids=batch.chats.input_ids, attention_mask=batch.chats.attention_mask).logits
+    (micro,) = batch.micro_batches(batch_tokens=10_000)
+    losses = supervised_losses(logits, batch, micro)
+    return float(losses["jailbreak"] + losses["anchor"])
+
+
 @pytest.mark.parametrize("batch_tokens", [10_000, 40])
-def test_all_but_cut_answers_are_shifted_along_the_directions(batch_tokens: int) -> None:
+@pytest.mark.parametrize("drift", [0.0, 1.0])
+def test_refusals_alone_are_shifted_by_the_length_along_the_directions(
+    batch_tokens: int, drift: float
+) -> None:
     model, batch = tiny_model(), batch_of()
     directions = directions_of(model)
-    shifts = ContextShifts(model, discover(model), directions, scale=0.5, seed=0)
-    moved = entered(model, batch, shifts, batch_tokens) - entered(model, batch, None, batch_tokens)
-    is_cut = torch.zeros(len(moved), dtype=torch.bool)
-    is_cut[batch.parts["recovery"]] = True
-    assert (moved[is_cut] == 0).all() and (moved[~is_cut].norm(dim=1) > 0).all()
+    shifts = ContextShifts(model, discover(model), directions, length=0.5)
+    weights = {**WEIGHTS, "drift": drift}
+    moved = entered(model, batch, shifts, batch_tokens, weights) - entered(
+        model, batch, None, batch_tokens, weights
+    )
+    is_refusal = torch.zeros(len(moved), dtype=torch.bool)
+    is_refusal[torch.cat([batch.parts["jailbreak"], batch.parts["anchor"]])] = True
+    assert (moved[~is_refusal] == 0).all()
     # What is left beside the directions is rounding.
-    strengths = torch.linalg.lstsq(directions.T, moved.T).solution
-    torch.testing.assert_close(strengths.T @ directions, moved, rtol=1e-3, atol=1e-4)
+    strengths = torch.linalg.lstsq(directions.T, moved.T).solution.T
+    torch.testing.assert_close(strengths @ directions, moved, rtol=1e-3, atol=1e-4)
+    lengths = strengths[is_refusal].norm(dim=1)
+    torch.testing.assert_close(lengths, torch.full_like(lengths, 0.5), rtol=1e-2, atol=0)
 
 
-def test_strengths_differ_by_epoch_and_batch_and_come_again() -> None:
+def test_the_shift_makes_refusals_harder_than_none_its_opposite_and_chance() -> None:
     model, batch = tiny_model(), batch_of()
-    shifts = ContextShifts(model, discover(model), directions_of(model), scale=0.5, seed=0)
-    first = entered(model, batch, shifts)
-    assert torch.equal(entered(model, batch, shifts), first)
-    shifts.begin_epoch(1)
-    assert not torch.equal(entered(model, batch, shifts), first)
-    shifts.begin_epoch(0)
-    assert torch.equal(entered(model, batch, shifts), first)
+    directions = directions_of(model)
+    without = entered(model, batch, None)
+
+    def moved_by(length: float) -> torch.Tensor:
+        shifts = ContextShifts(model, discover(model), directions, length=length)
+        return entered(model, batch, shifts) - without
+
+    shift = moved_by(0.05)
+    hardest = refusal_loss(model, batch, shift)
+    assert hardest > refusal_loss(model, batch, torch.zeros_like(shift)) > refusal_loss(model, batch, -shift)
+    is_moved = (shift.norm(dim=1) > 0)[:, None]
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randn(len(shift), len(directions), generator=generator)
+        chance = 0.05 * torch.nn.functional.normalize(drawn, dim=1) @ directions * is_moved
+        assert hardest > refusal_loss(model, batch, chance)
+
+
+def test_no_weight_learns_from_the_search_for_a_shift() -> None:
+    model, batch = tiny_model(), batch_of()
+    model.requires_grad_(True)
+    shifts = ContextShifts(model, discover(model), directions_of(model), length=0.5)
+    loss = SupervisedLoss(model, [batch], weights=WEIGHTS, batch_tokens=10_000, shifts=shifts)
+    passes = loss(batch, 0)
+    next(passes)
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_directions_of_families_are_mean_differences_and_questions_take_no_part() -> None:
@@ -101,14 +143,14 @@ def test_directions_of_families_are_mean_differences_and_questions_take_no_part(
     torch.testing.assert_close(directions[0], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_scale_of_0_is_no_shift_and_another_scale_is_another_repair() -> None:
+def test_a_length_of_0_is_no_shift_and_another_length_is_another_repair() -> None:
     model = tiny_model()
     moe = discover(model)
     data: dict[str, Any] = {"pairs": tiny_pairs(), "retain": tiny_retain(4)}
-    assert context_shifts(model, TOKENIZER, moe, **data, scale=0.0, batch_tokens=200, seed=0) is None
+    assert context_shifts(model, TOKENIZER, moe, **data, length=0.0, batch_tokens=200) is None
     losses = {}
-    for scale in (0.0, 0.5):
-        config = AlignConfig(rounds=1, router_epochs=0, batch_size=4, expert_lr=1e-3, context_shift=scale)
+    for length in (0.0, 0.5):
+        config = AlignConfig(rounds=1, router_epochs=0, batch_size=4, expert_lr=1e-3, context_shift=length)
         found = align(model, TOKENIZER, moe, **data, experts=[ExpertId(0, 1)], config=config)
-        losses[scale] = [line["loss"] for line in found.log if "step" in line]
+        losses[length] = [line["loss"] for line in found.log if "step" in line]
     assert losses[0.0] != losses[0.5]

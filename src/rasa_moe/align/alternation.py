@@ -128,8 +128,7 @@ class Alternation:
         with owner, self._saving_memory():
             if phase.kind == "repair":
                 compute: ExpertRepair | RoutingConsistency = self._repair
-                # Every other round begins with the other routing, so that a batch may be seen under both.
-                self._repair.begin_epoch(first_step, round_number=phase.round_number)
+                self._repair.begin_round(phase.round_number)
             else:
                 compute = RoutingConsistency(self._model, self._moe, self._batches, config=self._config)
             mean_loss = run_epoch(

@@ -4,8 +4,8 @@ Paper: minimise `L_SFT(x, y_ref)` over B_adv in the critical experts only; route
 Deviation: anchors and harmless conversations take part with weights of their own; with both weights 0 this
     is the paper's form. Without them small models forget to refuse plain requests and refuse harmless ones in
     the same clothes.
-Deviation: `align.context_shift` shows what is learned in other contexts as well, by shifts of the hidden
-    state at the last prompt token; 0, the default, is the paper's form. It trades abilities for transfer.
+Deviation: with `align.context_shift` refusals are learned in the mixture of contexts in which they are
+    hardest, by a shift of the hidden state at the last prompt token; 0, the default, is the paper's form.
 Deviation: on harmless conversations the scores of the whole vocabulary are held to the base model's, with
     weight `align.drift_weight`; 0 is the paper's form. Without it a refusal comes up unseen until it wins in
     some context that training did not show.
@@ -44,7 +44,7 @@ class ExpertRepair:
         moe: Its map.
         batches: What is learned.
         config: Settings of the repair.
-        shifts: Contexts in which requests are shown as well.
+        shifts: Contexts in which refused requests are shown; None for their own.
         routing: Consistent routers, of the stage before; None repairs under the base model's alone.
     """
 
@@ -96,10 +96,9 @@ class ExpertRepair:
                     return
                 yield summand
 
-    def begin_epoch(self, epoch: int, *, round_number: int = 0) -> None:
-        """Show requests in other contexts than in the epoch before, and begin with the round's routing."""
+    def begin_round(self, round_number: int) -> None:
+        """Begin with the round's routing: every other round with the other, so that batches see both."""
         self._step = round_number
-        self._loss.begin_epoch(epoch)
 
     def _is_consistent(self, step: int) -> bool:
         return self._routing is not None and not (self._both and step % 2)

@@ -1,9 +1,9 @@
-"""What other contexts add to the hidden state at the last prompt token, added in repair at random strength.
+"""What other contexts add to the hidden state at the last prompt token, added in repair to what is refused.
 
 In a wrapping that training did not show, harm is still there to be read at that token; what a wrapping shifts
-is where harmless ends and harmful begins. So repair can show everything as if it had been asked in other
-contexts: neither a refusal nor an answer may lean on what contexts differ in. Domain randomisation, as it is
-known elsewhere, in the space of hidden states.
+is where harmless ends and harmful begins. So repair can show a request in the mixture of contexts in which it
+is refused least: latent adversarial training (Casper et al., "Defending against unforeseen failure modes with
+latent adversarial training", 2024), whose disturbances are mixtures of what contexts really add.
 
 Shape letters: B rows of a batch (b of a micro-batch), S positions, G contexts, D width.
 """
@@ -11,12 +11,13 @@ Shape letters: B rows of a batch (b of a micro-batch), S positions, G contexts, 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from rasa_moe.align.batches import MicroBatch, TrainingBatch
 from rasa_moe.collect.stage import RetainRow
@@ -28,45 +29,53 @@ from rasa_moe.moe import MoeMap, call_for_routing, entering_last_layer, shifted
 _PLAIN = ("harmless", PLAIN_FAMILY)
 # Enough for a mean; more would cost a forward each.
 _ROWS_OF_A_CONTEXT = 64
-_RECOVERY = "recovery"
+# In a cut answer nothing is decided at the last prompt token; shifted harmless requests cost abilities.
+_SHIFTED = ("jailbreak", "anchor")
 # Questions about harmful things: what they add to a harmful request makes it one that is to be answered.
 _LEFT_OUT = "question"
 
 
 class ContextShifts:
-    """Draw a shift for every row of a batch, alike in every process and after a resume.
+    """Show what is refused in the mixture of contexts in which it is refused least, by one gradient.
 
     Args:
-        model: The model, while it is still the base model.
+        model: The model.
         moe: Its map.
         directions: (G,D) fp32, of `context_directions`.
-        scale: Standard deviation of the strengths; 1 is the whole difference between contexts.
-        seed: Decides the strengths.
+        length: Of the strengths of one row, one for each context, taken together; a strength of 1 is all that
+            its context adds.
     """
 
-    def __init__(self, model: Any, moe: MoeMap, directions: Tensor, *, scale: float, seed: int) -> None:
+    def __init__(self, model: Any, moe: MoeMap, directions: Tensor, *, length: float) -> None:
         self._model, self._moe = model, moe
-        self._directions, self._scale, self._seed = directions, scale, seed
-        self._epoch = 0
+        self._directions, self._length = directions, length
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Draw other strengths than in the epoch before."""
-        self._epoch = epoch
+    def __call__(
+        self, batch: TrainingBatch, micro: MicroBatch, loss: Callable[[], Tensor]
+    ) -> AbstractContextManager[None]:
+        """Shift the last prompt tokens of a pass where they lead to a refusal.
 
-    def __call__(self, batch: TrainingBatch, index: int, micro: MicroBatch) -> AbstractContextManager[None]:
-        """Shift the last prompt tokens of a pass, but for those of cut answers, where nothing is learned."""
-        shifts = self._drawn(batch, index).to(micro.rows.device)[micro.rows]
-        if _RECOVERY in batch.parts:
-            shifts = shifts * ~torch.isin(micro.rows, batch.parts[_RECOVERY])[:, None]
+        Args:
+            batch: Says which rows are refused.
+            micro: The pass.
+            loss: Forwards it; called once, within a context of its own, if anything in it is refused.
+        """
+        refused = torch.cat([batch.parts[name] for name in _SHIFTED])
+        is_refused = torch.isin(micro.rows, refused)
+        if not is_refused.any():
+            return nullcontext()
+        strengths = torch.zeros(
+            len(micro.rows), len(self._directions), device=micro.rows.device, requires_grad=True
+        )
+        with self._shifted(micro, strengths):
+            (ascent,) = torch.autograd.grad(loss(), strengths)
+        return self._shifted(micro, self._length * functional.normalize(ascent, dim=1) * is_refused[:, None])
+
+    def _shifted(self, micro: MicroBatch, strengths: Tensor) -> AbstractContextManager[None]:
+        """Shift the rows of this process; `strengths` is (b,G) fp32, of all rows."""
         own = current().own_rows
-        return shifted(self._moe, self._model, own(micro.chats.spans["last_prompt"]), own(shifts))
-
-    def _drawn(self, batch: TrainingBatch, index: int) -> Tensor:
-        """Return (B,D) fp32 on the CPU."""
-        # A prime to each, so that no two batches and epochs share their strengths.
-        generator = torch.Generator().manual_seed(1_000_003 * self._seed + 7_919 * self._epoch + index)
-        strengths = torch.randn(len(batch.chats.input_ids), len(self._directions), generator=generator)
-        return self._scale * strengths @ self._directions
+        shifts = own(strengths) @ self._directions.to(strengths)
+        return shifted(self._moe, self._model, own(micro.chats.spans["last_prompt"]), shifts)
 
 
 def context_shifts(
@@ -76,20 +85,19 @@ def context_shifts(
     *,
     pairs: Sequence[Pair],
     retain: Sequence[RetainRow],
-    scale: float,
+    length: float,
     batch_tokens: int,
-    seed: int,
 ) -> ContextShifts | None:
-    """Return shifts along what the contexts of some data add; None for a scale of 0.
+    """Return shifts along what the contexts of some data add; None for a length of 0.
 
     Args as in `context_directions` and `ContextShifts`.
     """
-    if scale == 0 or not pairs:
+    if length == 0 or not pairs:
         return None
     directions = context_directions(
         model, tokenizer, moe, pairs=pairs, retain=retain, batch_tokens=batch_tokens
     )
-    return ContextShifts(model, moe, directions, scale=scale, seed=seed)
+    return ContextShifts(model, moe, directions, length=length)
 
 
 def context_directions(

@@ -164,9 +164,8 @@ def _train(
         moe,
         pairs=pairs,
         retain=retain,
-        scale=config.context_shift,
+        length=config.context_shift,
         batch_tokens=config.batch_tokens,
-        seed=seed,
     )
     identity = sha256_json(
         [

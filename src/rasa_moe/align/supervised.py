@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ class SupervisedLoss:
         batches: In the order of their indices.
         weights: Part of a batch, or "drift" -> its weight; what is not named takes no part.
         batch_tokens: Most tokens of one pass.
-        shifts: The contexts in which requests are shown; None for their own alone.
+        shifts: The contexts in which refused requests are shown; None for their own.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class SupervisedLoss:
         held = [] if self._states is None else self._states[index]
         for number, micro in enumerate(self.micro_batches(batch)):
             states = held[number] if number < len(held) else None
-            with around(number), self._shifted(batch, index, micro):
+            with self._shifted(batch, micro, partial(around, number)), around(number):
                 logits = forward(self._model, micro, also=states).logits
             if states is None:
                 yield summand(supervised_losses(logits, batch, micro), self._weights)
@@ -93,13 +94,18 @@ class SupervisedLoss:
     def _held(self, batch: TrainingBatch) -> list[MicroBatch]:
         return batch.micro_batches(RETAINED, batch_tokens=self._batch_tokens)
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Show requests in other contexts than in the epoch before."""
-        if self._shifts is not None:
-            self._shifts.begin_epoch(epoch)
+    def _shifted(
+        self, batch: TrainingBatch, micro: MicroBatch, around: Callable[[], AbstractContextManager[None]]
+    ) -> AbstractContextManager[None]:
+        if self._shifts is None:
+            return nullcontext()
 
-    def _shifted(self, batch: TrainingBatch, index: int, micro: MicroBatch) -> AbstractContextManager[None]:
-        return nullcontext() if self._shifts is None else self._shifts(batch, index, micro)
+        def loss() -> Tensor:
+            with around():
+                losses = supervised_losses(forward(self._model, micro).logits, batch, micro)
+            return torch.stack(list(losses.values())).sum()
+
+        return self._shifts(batch, micro, loss)
 
     @torch.no_grad()
     def _final_states(self, batch: TrainingBatch) -> list[Tensor]:

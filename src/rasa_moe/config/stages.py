@@ -165,8 +165,9 @@ class AlignConfig(Section):
     )
     context_shift: NotNegative = Field(
         0.0,
-        description="Show what is learned in other contexts in repair: scale of what those add to the hidden "
-        "state at the last prompt token. 0.25 reaches more unknown attacks and costs abilities.",
+        description="Show what is refused in the mixture of contexts in which it is refused least: how much "
+        "of what contexts add to the hidden state at the last prompt token is added in repair. "
+        "1 reaches more unknown attacks.",
     )
     retain_per_pair: Count = Field(4, description="Harmless conversations beside each pair of a batch.")
     anchor_weight: NotNegative = Field(

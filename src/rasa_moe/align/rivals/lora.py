@@ -122,13 +122,11 @@ def _train(job: Job) -> Tuned:
             job.model, job.moe, rank=settings.rank, alpha=settings.alpha, seed=job.config.seed
         )
         try:
-            loss = _loss(job, batches)
             log = learn(
                 job,
                 method=_METHOD,
                 weights=adapters,
-                loss=loss,
-                begin_epoch=loss.begin_epoch,
+                loss=_loss(job, batches),
                 batches=batches,
                 epochs=settings.epochs,
                 lr=job.rate("rivals.lora.lr"),
@@ -146,9 +144,8 @@ def _loss(job: Job, batches: Sequence[TrainingBatch]) -> SupervisedLoss:
         job.moe,
         pairs=job.pairs,
         retain=job.retain,
-        scale=settings.context_shift,
+        length=settings.context_shift,
         batch_tokens=batch_tokens,
-        seed=job.config.seed,
     )
     weights = {**job.part_weights, DRIFT: settings.drift_weight}
     return SupervisedLoss(job.model, batches, weights=weights, batch_tokens=batch_tokens, shifts=shifts)
