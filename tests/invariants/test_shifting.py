@@ -10,7 +10,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from models import loss_of
-from rasa_moe.moe import ExpertSlices, MoeMap, checkpointed, entering_last_layer, record, shifted
+from rasa_moe.moe import (
+    ExpertSlices,
+    MoeMap,
+    checkpointed,
+    entered_with,
+    entering_last_layer,
+    kept_entry,
+    record,
+    shifted,
+)
 
 
 def last_tokens(batch: dict[str, Tensor]) -> Tensor:
@@ -80,3 +89,47 @@ def test_a_layer_that_is_run_again_is_shifted_again(
     assert any(one is not None for one in plain)
     for one, other in zip(plain, rerun, strict=True):
         assert (one is None and other is None) or torch.equal(one, other)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_call_begun_at_the_last_layer_learns_the_same_bits(
+    model: PreTrainedModel, moe: MoeMap, batch: dict[str, Tensor], again: bool
+) -> None:
+    def gradients(*, is_begun_late: bool) -> list[Tensor | None]:
+        with ExpertSlices(moe, moe.expert_ids()) as slices, checkpointed(model) if again else nullcontext():
+            if is_begun_late:
+                with kept_entry(moe, model) as entries:
+                    model(**batch)
+                with entered_with(moe, model, entries[0]):
+                    loss = loss_of(model, batch)
+            else:
+                loss = loss_of(model, batch)
+            loss.backward()
+        return [parameter.grad for parameter in slices.parameters()]
+
+    whole, late = gradients(is_begun_late=False), gradients(is_begun_late=True)
+    assert any(one is not None for one in whole)
+    for one, other in zip(whole, late, strict=True):
+        assert (one is None and other is None) or torch.equal(one, other)  # type: ignore[arg-type]
+
+
+def test_a_call_begun_at_the_last_layer_runs_no_earlier_one_and_leaves_the_model_as_it_was(
+    model: PreTrainedModel, moe: MoeMap, batch: dict[str, Tensor]
+) -> None:
+    run: list[str] = []
+    handles = [
+        layer.router.register_forward_hook(lambda *args, name=layer.name: run.append(name))
+        for layer in moe.layers
+    ]
+    with torch.no_grad():
+        with kept_entry(moe, model) as entries:
+            plain = model(**batch).logits
+        run.clear()
+        with pytest.raises(KeyboardInterrupt), entered_with(moe, model, entries[0]):
+            assert torch.equal(model(**batch).logits, plain)
+            raise KeyboardInterrupt
+        assert run == [moe.layers[-1].name]
+        assert torch.equal(model(**batch).logits, plain)
+    assert run[1:] == [layer.name for layer in moe.layers]
+    for handle in handles:
+        handle.remove()

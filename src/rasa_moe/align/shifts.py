@@ -11,8 +11,8 @@ Shape letters: B rows of a batch (b of a micro-batch), S positions, G contexts, 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -24,7 +24,14 @@ from rasa_moe.collect.stage import RetainRow
 from rasa_moe.data.chats import EncodedChat, collate, encode_chat, length_bucketed
 from rasa_moe.data.rows import PLAIN_FAMILY, Pair
 from rasa_moe.distributed import current
-from rasa_moe.moe import MoeMap, call_for_routing, entering_last_layer, shifted
+from rasa_moe.moe import (
+    MoeMap,
+    call_for_routing,
+    entered_with,
+    entering_last_layer,
+    kept_entry,
+    shifted,
+)
 
 _PLAIN = ("harmless", PLAIN_FAMILY)
 # Enough for a mean; more would cost a forward each.
@@ -50,10 +57,11 @@ class ContextShifts:
         self._model, self._moe = model, moe
         self._directions, self._length = directions, length
 
-    def __call__(
-        self, batch: TrainingBatch, micro: MicroBatch, loss: Callable[[], Tensor]
-    ) -> AbstractContextManager[None]:
+    @contextmanager
+    def __call__(self, batch: TrainingBatch, micro: MicroBatch, loss: Callable[[], Tensor]) -> Iterator[None]:
         """Shift the last prompt tokens of a pass where they lead to a refusal.
+
+        What comes before the last MoE layer is computed once, in the search, and taken over by the pass.
 
         Args:
             batch: Says which rows are refused.
@@ -63,13 +71,16 @@ class ContextShifts:
         refused = torch.cat([batch.parts[name] for name in _SHIFTED])
         is_refused = torch.isin(micro.rows, refused)
         if not is_refused.any():
-            return nullcontext()
+            yield
+            return
         strengths = torch.zeros(
             len(micro.rows), len(self._directions), device=micro.rows.device, requires_grad=True
         )
-        with self._shifted(micro, strengths):
+        with kept_entry(self._moe, self._model) as entries, self._shifted(micro, strengths):
             (ascent,) = torch.autograd.grad(loss(), strengths)
-        return self._shifted(micro, self._length * functional.normalize(ascent, dim=1) * is_refused[:, None])
+        hardest = self._length * functional.normalize(ascent, dim=1) * is_refused[:, None]
+        with entered_with(self._moe, self._model, entries[0]), self._shifted(micro, hardest):
+            yield
 
     def _shifted(self, micro: MicroBatch, strengths: Tensor) -> AbstractContextManager[None]:
         """Shift the rows of this process; `strengths` is (b,G) fp32, of all rows."""

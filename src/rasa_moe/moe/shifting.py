@@ -1,4 +1,4 @@
-"""Read, and shift, the hidden states with which the last MoE layer is entered.
+"""Read, shift and take over the hidden states with which the last MoE layer is entered.
 
 There the answer is all but decided: behind it come that layer's own attention and experts, and the scores.
 
@@ -58,6 +58,51 @@ def shifted(moe: MoeMap, model: nn.Module, positions: Tensor, shifts: Tensor) ->
 
     with _changed(moe, model, add):
         yield
+
+
+@contextmanager
+def kept_entry(moe: MoeMap, model: nn.Module) -> Iterator[list[Tensor]]:
+    """Keep the hidden states with which the last MoE layer is entered.
+
+    Yields:
+        A list to which each call appends (B,S,D), with its graph.
+    """
+    seen: list[Tensor] = []
+
+    def keep(hidden: Tensor) -> Tensor:
+        seen.append(hidden)
+        return hidden
+
+    with _changed(moe, model, keep):
+        yield seen
+
+
+@contextmanager
+def entered_with(moe: MoeMap, model: nn.Module, hidden: Tensor) -> Iterator[None]:
+    """Begin calls at the last MoE layer, with what an earlier call on the same tokens has computed before it.
+
+    Args:
+        moe: The model's map.
+        model: The model that is called.
+        hidden: (B,S,D), of `kept_entry`; gradient reaches the earlier layers through it.
+    """
+
+    def skip(*args: Any, **kwargs: Any) -> Any:
+        return args[0] if args else kwargs["hidden_states"]
+
+    layers, _, place = moe.layers[-1].decoder_name.rpartition(".")
+    earlier = list(model.get_submodule(layers).children())[: int(place)]
+    own = [layer.__dict__.get("forward") for layer in earlier]
+    for layer in earlier:
+        layer.forward = skip
+    try:
+        with _changed(moe, model, lambda entered: hidden):
+            yield
+    finally:
+        for layer, forward in zip(earlier, own, strict=True):
+            del layer.forward
+            if forward is not None:
+                layer.forward = forward
 
 
 @contextmanager
