@@ -15,7 +15,6 @@ from rasa_moe.moe import (
     MoeMap,
     checkpointed,
     entered_with,
-    entering_last_layer,
     kept_entry,
     record,
     shifted,
@@ -28,13 +27,19 @@ def last_tokens(batch: dict[str, Tensor]) -> Tensor:
     return positions
 
 
-def test_what_is_read_is_what_the_decoder_layer_is_given(
+def assert_same_bits(gradients: list[Tensor | None], others: list[Tensor | None]) -> None:
+    assert any(one is not None for one in gradients)
+    for one, other in zip(gradients, others, strict=True):
+        assert (one is None and other is None) or torch.equal(one, other)  # type: ignore[arg-type]
+
+
+def test_what_is_kept_is_what_the_decoder_layer_is_given(
     model: PreTrainedModel, moe: MoeMap, batch: dict[str, Tensor]
 ) -> None:
-    with torch.no_grad(), entering_last_layer(moe, model, last_tokens(batch)) as seen:
+    with torch.no_grad(), kept_entry(moe, model) as entries:
         states = model(**batch, output_hidden_states=True).hidden_states
-    (read,) = seen
-    assert torch.equal(read, states[moe.layers[-1].index][:, -1])
+    (kept,) = entries
+    assert torch.equal(kept, states[moe.layers[-1].index])
 
 
 def test_a_shift_moves_its_positions_by_just_that_and_leaves_earlier_layers_alone(
@@ -45,12 +50,12 @@ def test_a_shift_moves_its_positions_by_just_that_and_leaves_earlier_layers_alon
     with torch.no_grad():
         with record(moe, model) as before:
             plain = model(**batch).logits
-        shift, read = shifted(moe, model, positions, shifts), entering_last_layer(moe, model, positions)
-        with shift, read as seen, record(moe, model) as after:
+        shift, kept = shifted(moe, model, positions, shifts), kept_entry(moe, model)
+        with shift, kept as entries, record(moe, model) as after:
             moved = model(**batch).logits
-        with entering_last_layer(moe, model, positions) as unshifted:
+        with kept_entry(moe, model) as unshifted:
             again = model(**batch).logits
-    torch.testing.assert_close(seen[0] - unshifted[0], shifts)
+    torch.testing.assert_close((entries[0] - unshifted[0])[positions], shifts)
     assert torch.equal(again, plain), "the model is as it was"
     # Only the last token was shifted, and no other looks at it.
     torch.testing.assert_close(moved[:, :-1], plain[:, :-1])
@@ -85,10 +90,7 @@ def test_a_layer_that_is_run_again_is_shifted_again(
             loss.backward()
         return [parameter.grad for parameter in slices.parameters()]
 
-    plain, rerun = gradients(again=False), gradients(again=True)
-    assert any(one is not None for one in plain)
-    for one, other in zip(plain, rerun, strict=True):
-        assert (one is None and other is None) or torch.equal(one, other)  # type: ignore[arg-type]
+    assert_same_bits(gradients(again=False), gradients(again=True))
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -107,10 +109,7 @@ def test_a_call_begun_at_the_last_layer_learns_the_same_bits(
             loss.backward()
         return [parameter.grad for parameter in slices.parameters()]
 
-    whole, late = gradients(is_begun_late=False), gradients(is_begun_late=True)
-    assert any(one is not None for one in whole)
-    for one, other in zip(whole, late, strict=True):
-        assert (one is None and other is None) or torch.equal(one, other)  # type: ignore[arg-type]
+    assert_same_bits(gradients(is_begun_late=False), gradients(is_begun_late=True))
 
 
 def test_a_call_begun_at_the_last_layer_runs_no_earlier_one_and_leaves_the_model_as_it_was(

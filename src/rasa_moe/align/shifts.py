@@ -28,7 +28,6 @@ from rasa_moe.moe import (
     MoeMap,
     call_for_routing,
     entered_with,
-    entering_last_layer,
     kept_entry,
     shifted,
 )
@@ -174,8 +173,9 @@ def _last_prompt_states(
     for numbers in length_bucketed([len(chat) for chat in chats], batch_tokens=batch_tokens):
         batch = collate([chats[number] for number in numbers], tokenizer.pad_token_id, side="right")
         batch = batch.to(model.device)
-        with entering_last_layer(moe, model, batch.spans["last_prompt"]) as seen:
+        with kept_entry(moe, model) as entries:
             # No experts of the last layer and no scores: nobody reads them.
             call_for_routing(moe, model, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-        found.append(seen[0].float().cpu())
+        hidden = entries[0]
+        found.append(hidden[batch.spans["last_prompt"].to(hidden.device)].float().cpu())
     return torch.cat(found)

@@ -11,7 +11,7 @@ from rasa_moe.moe.patch import ExpertPatch, export_checkpoint, make_patch
 from rasa_moe.moe.routers import TrainableRouters, trainable_routers
 from rasa_moe.moe.routing import count_activations, record, replay, watch_routers
 from rasa_moe.moe.scoring import routing_distribution
-from rasa_moe.moe.shifting import entered_with, entering_last_layer, kept_entry, shifted
+from rasa_moe.moe.shifting import entered_with, kept_entry, shifted
 from rasa_moe.moe.shortened import call_for_routing, logits_at
 from rasa_moe.moe.slices import ExpertSlices
 from rasa_moe.moe.snapshots import put_back, snapshot
@@ -36,7 +36,6 @@ __all__ = [
     "count_activations",
     "discover",
     "entered_with",
-    "entering_last_layer",
     "export_checkpoint",
     "kept_entry",
     "load_model",

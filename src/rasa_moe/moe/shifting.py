@@ -1,8 +1,8 @@
-"""Read, shift and take over the hidden states with which the last MoE layer is entered.
+"""Keep, shift and take over the hidden states with which the last MoE layer is entered.
 
 There the answer is all but decided: behind it come that layer's own attention and experts, and the scores.
 
-Shape letters: B sequences, S positions, N positions that are read or shifted, D width.
+Shape letters: B sequences, S positions, N positions that are shifted, D width.
 """
 
 from __future__ import annotations
@@ -20,24 +20,19 @@ _Change = Callable[[Tensor], Tensor]
 
 
 @contextmanager
-def entering_last_layer(moe: MoeMap, model: nn.Module, positions: Tensor) -> Iterator[list[Tensor]]:
-    """Note the hidden states at some positions.
-
-    Args:
-        moe: The model's map.
-        model: The model that is called.
-        positions: (B,S) bool.
+def kept_entry(moe: MoeMap, model: nn.Module) -> Iterator[list[Tensor]]:
+    """Keep the hidden states with which the last MoE layer is entered.
 
     Yields:
-        A list to which each call appends (N,D), without its graph.
+        A list to which each call appends (B,S,D), with its graph.
     """
     seen: list[Tensor] = []
 
-    def note(hidden: Tensor) -> Tensor:
-        seen.append(hidden.detach()[positions.to(hidden.device)])
+    def keep(hidden: Tensor) -> Tensor:
+        seen.append(hidden)
         return hidden
 
-    with _changed(moe, model, note):
+    with _changed(moe, model, keep):
         yield seen
 
 
@@ -58,23 +53,6 @@ def shifted(moe: MoeMap, model: nn.Module, positions: Tensor, shifts: Tensor) ->
 
     with _changed(moe, model, add):
         yield
-
-
-@contextmanager
-def kept_entry(moe: MoeMap, model: nn.Module) -> Iterator[list[Tensor]]:
-    """Keep the hidden states with which the last MoE layer is entered.
-
-    Yields:
-        A list to which each call appends (B,S,D), with its graph.
-    """
-    seen: list[Tensor] = []
-
-    def keep(hidden: Tensor) -> Tensor:
-        seen.append(hidden)
-        return hidden
-
-    with _changed(moe, model, keep):
-        yield seen
 
 
 @contextmanager
