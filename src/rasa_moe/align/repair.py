@@ -5,7 +5,7 @@ Deviation: anchors and harmless conversations take part with weights of their ow
     is the paper's form. Without them small models forget to refuse plain requests and refuse harmless ones in
     the same clothes.
 Deviation: with `align.context_shift` refusals are learned in the mixture of contexts in which they are
-    hardest, by a shift of the hidden state at the last prompt token; 0, the default, is the paper's form.
+    hardest, by a shift of the hidden state at the last prompt token; 0 is the paper's form.
 Deviation: on harmless conversations the scores of the whole vocabulary are held to the base model's, with
     weight `align.drift_weight`; 0 is the paper's form. Without it a refusal comes up unseen until it wins in
     some context that training did not show.

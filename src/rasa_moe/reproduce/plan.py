@@ -85,8 +85,6 @@ class Plan:
             chosen += self.tuning_families()
         if self.scale.transfer_seeds:
             chosen += [(family,) for family in self.known_families()]
-        if self.scale.ablation_seeds:
-            chosen += [self._families_of(changes) for _, _, changes in ablation_values()]
         return list(dict.fromkeys(chosen))
 
     def known_families(self) -> tuple[str, ...]:
@@ -171,9 +169,8 @@ class Plan:
                 for seed in range(1, self.scale.ablation_seeds + 1):
                     settings = {"align.expert_lr": chosen[model, RASA], **changes}
                     pairs = settings.pop("pairs", self.scale.pairs)
-                    settings.pop("families", None)
                     config = self._config(model, settings, seed=seed)
-                    cell = self._trained(RASA, config, pairs=pairs, families=self._families_of(changes))
+                    cell = self._trained(RASA, config, pairs=pairs)
                     yield Place("ablation", model, RASA, axis, value, seed), cell
 
     def _config(self, model: str, settings: Mapping[str, Any], *, seed: int) -> Config:
@@ -199,18 +196,7 @@ class Plan:
             families=families,
         )
 
-    def _families_of(self, changes: Mapping[str, Any]) -> tuple[str, ...]:
-        splits = changes.get("families", KNOWN)
-        return tuple(loaded_source(self.config.data.source).families(*splits))
-
-    def _trained(
-        self,
-        method: str,
-        config: Config,
-        *,
-        pairs: int | None = None,
-        families: tuple[str, ...] | None = None,
-    ) -> Cell:
+    def _trained(self, method: str, config: Config, *, pairs: int | None = None) -> Cell:
         scale = self.scale
         return Cell(
             method,
@@ -219,7 +205,7 @@ class Plan:
             scale.goals,
             goal_share=scale.goal_share,
             pairs=scale.pairs if pairs is None else pairs,
-            families=self.known_families() if families is None else families,
+            families=self.known_families(),
         )
 
 

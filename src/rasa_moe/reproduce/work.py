@@ -95,6 +95,7 @@ def reproduce(
     from rasa_moe.reproduce.output import write_output
 
     _check_methods(methods)
+    environment = describe_environment(threads=1)
     plan = Plan(scale, tuple(models), tuple(methods), config or Config())
     work = Reproduction(plan, folder, workers, progress, on_line)
     _prepare(folder)
@@ -102,7 +103,7 @@ def reproduce(
     try:
         with lock:
             planned, trials, chosen = _measure(work)
-            write_json(folder / PROTOCOL_FILE, _protocol(work, trials))
+            write_json(folder / PROTOCOL_FILE, _protocol(work, trials, environment))
             return write_output(folder, plan, _read_all(folder, planned), trials=trials, chosen=chosen)
     except Timeout as error:
         raise RunError(
@@ -244,13 +245,13 @@ def _read_cell(file: Path) -> Mapping[str, Any]:
     return content
 
 
-def _protocol(work: Reproduction, trials: Trials) -> dict[str, Any]:
+def _protocol(work: Reproduction, trials: Trials, environment: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "scale": asdict(work.plan.scale),
         "models": list(work.plan.models),
         "methods": list(work.plan.methods),
         "rule": RULE if work.plan.scale.tunes else None,
-        "environment": describe_environment(threads=1),
+        "environment": environment,
         "config": work.plan.config.model_dump(mode="json"),
         "trials": sum(map(len, trials.values())),
     }
