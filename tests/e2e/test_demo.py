@@ -24,6 +24,8 @@ pytestmark = pytest.mark.slow
 # goals that the README reports.
 SETTINGS = (
     "collect.goals_per_family=60",
+    # With so few pairs shifts leave more of the trained attacks (32 % for at most 25); docs/experiments.md.
+    "align.context_shift=0",
     "detect.bootstrap=200",
     "evaluate.split=validation",
     "evaluate.goals_per_suite=20",

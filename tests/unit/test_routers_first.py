@@ -198,7 +198,8 @@ def test_replay_forces_the_routing_of_each_step(model: PreTrainedModel, moe: Moe
     experts = detect(model, TOKENIZER, moe, pairs=tiny_pairs(), config=CONFIG.detect).experts
     made = {}
     for fixed in ("frozen", "replay"):
-        config = ALIGN.model_copy(update={"fixed_routing": fixed})
+        # A shift is made for the routing that is fixed, so with one the two differ from the first step on.
+        config = ALIGN.model_copy(update={"fixed_routing": fixed, "context_shift": 0.0})
         repair = align(model, TOKENIZER, moe, experts=experts, routing=patch, config=config, **ROWS)
         made[fixed] = [line["loss_jailbreak"] for line in repair.log if "step" in line]
     # Nothing has changed yet in the first step, nor, but for one step, in the second, whose routing differs.
