@@ -20,8 +20,8 @@ from rasa_moe.session import Session
 
 pytestmark = pytest.mark.slow
 
-# The method as it is shipped, on fewer pairs, and measured on the validation split: nothing here has seen the
-# goals that the README reports.
+# The method as it is shipped but for shifts, on fewer pairs, and measured on the validation split: nothing
+# here has seen the goals that the README reports.
 SETTINGS = (
     "collect.goals_per_family=60",
     # With so few pairs shifts leave more of the trained attacks (32 % for at most 25); docs/experiments.md.
