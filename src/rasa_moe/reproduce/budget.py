@@ -18,13 +18,13 @@ _CELL_SECONDS = 0.5
 _PROBE_SECONDS = 0.0118
 # Work on one chat relative to supervised training: rerouting's second forward, for example.
 _EFFORT = {
-    "rasa": 1.26,
+    "rasa": 1.37,
     "rasa_replay": 1.95,
     "rasa_paper": 0.37,
     "full_no_retain": 0.23,
     "lora": 1.04,
-    "lora_held": 1.75,
-    "random_experts": 1.29,
+    "lora_held": 1.95,
+    "random_experts": 1.48,
     "affinity_experts": 0.92,
     "experts_only": 0.85,
     "routers_only": 0.67,
