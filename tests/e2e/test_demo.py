@@ -20,12 +20,10 @@ from rasa_moe.session import Session
 
 pytestmark = pytest.mark.slow
 
-# The method as it is shipped but for shifts, on fewer pairs, and measured on the validation split: nothing
-# here has seen the goals that the README reports.
+# The method as it is shipped, on fewer pairs, and measured on the validation split: nothing here has seen the
+# goals that the README reports.
 SETTINGS = (
     "collect.goals_per_family=60",
-    # In so few steps shifts are not learned: 36 of 180 trained attacks come through, none without.
-    "align.context_shift=0",
     "detect.bootstrap=200",
     "evaluate.split=validation",
     "evaluate.goals_per_suite=20",

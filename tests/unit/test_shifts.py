@@ -47,14 +47,16 @@ def entered(
     shifts: ContextShifts | None,
     batch_tokens: int = 10_000,
     weights: Mapping[str, float] = WEIGHTS,
+    index: int = 0,
 ) -> torch.Tensor:
     """Return (B,D), the last prompt tokens as the loss lets the last layer see them."""
     seen: list[torch.Tensor] = []
     norm = model.model.layers[-1].input_layernorm
     handle = norm.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
-    loss = SupervisedLoss(model, [batch], weights=weights, batch_tokens=batch_tokens, shifts=shifts)
+    batches = [batch] * (index + 1)
+    loss = SupervisedLoss(model, batches, weights=weights, batch_tokens=batch_tokens, shifts=shifts)
     found = torch.zeros(len(batch.chats.input_ids), model.config.hidden_size)
-    for micro, _ in zip(loss.micro_batches(batch), loss(batch, 0), strict=True):
+    for micro, _ in zip(loss.micro_batches(batch), loss(batch, index), strict=True):
         found[micro.rows] = seen.pop()[micro.chats.spans["last_prompt"]]
     handle.remove()
     return found
@@ -71,24 +73,41 @@ def refusal_loss(model: Any, batch: TrainingBatch, shifts: torch.Tensor) -> floa
 
 @pytest.mark.parametrize("batch_tokens", [10_000, 40])
 @pytest.mark.parametrize("drift", [0.0, 1.0])
-def test_refusals_alone_are_shifted_by_the_length_along_the_directions(
+def test_half_of_the_refusals_are_shifted_by_the_length_along_the_directions(
     batch_tokens: int, drift: float
 ) -> None:
     model, batch = tiny_model(), batch_of()
     directions = directions_of(model)
-    shifts = ContextShifts(model, discover(model), directions, length=0.5)
+    shifts = ContextShifts(model, discover(model), directions, length=0.5, seed=0)
     weights = {**WEIGHTS, "drift": drift}
     moved = entered(model, batch, shifts, batch_tokens, weights) - entered(
         model, batch, None, batch_tokens, weights
     )
-    is_refusal = torch.zeros(len(moved), dtype=torch.bool)
-    is_refusal[torch.cat([batch.parts["jailbreak"], batch.parts["anchor"]])] = True
-    assert (moved[~is_refusal] == 0).all()
+    refused = torch.cat([batch.parts["jailbreak"], batch.parts["anchor"]])
+    is_shifted = (moved != 0).any(dim=1)
+    assert is_shifted.sum() == is_shifted[refused].sum() == len(refused) // 2
     # What is left beside the directions is rounding.
     strengths = torch.linalg.lstsq(directions.T, moved.T).solution.T
     torch.testing.assert_close(strengths @ directions, moved, rtol=1e-3, atol=1e-4)
-    lengths = strengths[is_refusal].norm(dim=1)
+    lengths = strengths[is_shifted].norm(dim=1)
     torch.testing.assert_close(lengths, torch.full_like(lengths, 0.5), rtol=1e-2, atol=0)
+
+
+def test_every_round_and_batch_shifts_a_half_of_its_own_and_the_same_one_again() -> None:
+    """Else the shift itself would be what is refused, or pairs never shown in another context."""
+    model, batch = tiny_model(), batch_of()
+    directions = directions_of(model)
+    without = entered(model, batch, None)
+
+    def shifted_rows(round_number: int, index: int, batch_tokens: int = 10_000) -> frozenset[int]:
+        shifts = ContextShifts(model, discover(model), directions, length=0.5, seed=0)
+        shifts.begin_round(round_number)
+        moved = entered(model, batch, shifts, batch_tokens, index=index) - without
+        return frozenset(moved.abs().amax(dim=1).gt(1e-4).nonzero().flatten().tolist())
+
+    drawn = [shifted_rows(*place) for place in ((0, 0), (1, 0), (0, 1))]
+    assert len(set(drawn)) == 3
+    assert shifted_rows(1, 0) == shifted_rows(1, 0, batch_tokens=40) == drawn[1]
 
 
 def test_the_shift_makes_refusals_harder_than_none_its_opposite_and_chance() -> None:
@@ -97,7 +116,7 @@ def test_the_shift_makes_refusals_harder_than_none_its_opposite_and_chance() -> 
     without = entered(model, batch, None)
 
     def moved_by(length: float) -> torch.Tensor:
-        shifts = ContextShifts(model, discover(model), directions, length=length)
+        shifts = ContextShifts(model, discover(model), directions, length=length, seed=0)
         return entered(model, batch, shifts) - without
 
     shift = moved_by(0.05)
@@ -114,7 +133,7 @@ def test_the_shift_makes_refusals_harder_than_none_its_opposite_and_chance() -> 
 def test_no_weight_learns_from_the_search_for_a_shift() -> None:
     model, batch = tiny_model(), batch_of()
     model.requires_grad_(True)
-    shifts = ContextShifts(model, discover(model), directions_of(model), length=0.5)
+    shifts = ContextShifts(model, discover(model), directions_of(model), length=0.5, seed=0)
     loss = SupervisedLoss(model, [batch], weights=WEIGHTS, batch_tokens=10_000, shifts=shifts)
     passes = loss(batch, 0)
     next(passes)
@@ -147,7 +166,7 @@ def test_a_length_of_0_is_no_shift_and_another_length_is_another_repair() -> Non
     model = tiny_model()
     moe = discover(model)
     data: dict[str, Any] = {"pairs": tiny_pairs(), "retain": tiny_retain(4)}
-    assert context_shifts(model, TOKENIZER, moe, **data, length=0.0, batch_tokens=200) is None
+    assert context_shifts(model, TOKENIZER, moe, **data, length=0.0, batch_tokens=200, seed=0) is None
     losses = {}
     for length in (0.0, 0.5):
         config = AlignConfig(rounds=1, router_epochs=0, batch_size=4, expert_lr=1e-3, context_shift=length)

@@ -31,6 +31,7 @@ _OF_REPAIR = {
     "expert_rank",
     "retain_weight",
     "drift_weight",
+    "context_shift",
     "anchor_weight",
     "early_stop_loss",
 }

@@ -4,8 +4,8 @@ Paper: minimise `L_SFT(x, y_ref)` over B_adv in the critical experts only; route
 Deviation: anchors and harmless conversations take part with weights of their own; with both weights 0 this
     is the paper's form. Without them small models forget to refuse plain requests and refuse harmless ones in
     the same clothes.
-Deviation: with `align.context_shift` refusals are learned in the mixture of contexts in which they are
-    hardest, by a shift of the hidden state at the last prompt token; 0 is the paper's form.
+Deviation: with `align.context_shift` half of the refusals are learned in the mixture of contexts in which
+    they are hardest, by a shift of the hidden state at the last prompt token; 0 is the paper's form.
 Deviation: on harmless conversations the scores of the whole vocabulary are held to the base model's, with
     weight `align.drift_weight`; 0 is the paper's form. Without it a refusal comes up unseen until it wins in
     some context that training did not show.
@@ -62,6 +62,7 @@ class ExpertRepair:
         self._moe = moe
         self._routing = routing
         self._both = config.both_routings
+        self._shifts = shifts
         weights = {**part_weights(config), DRIFT: config.drift_weight}
         self._loss = SupervisedLoss(
             model, batches, weights=weights, batch_tokens=config.batch_tokens, shifts=shifts
@@ -97,8 +98,10 @@ class ExpertRepair:
                 yield summand
 
     def begin_round(self, round_number: int) -> None:
-        """Begin with the round's routing: every other round with the other, so that batches see both."""
+        """Begin with the round's routing, every other round with the other, and with its shifted half."""
         self._step = round_number
+        if self._shifts is not None:
+            self._shifts.begin_round(round_number)
 
     def _is_consistent(self, step: int) -> bool:
         return self._routing is not None and not (self._both and step % 2)

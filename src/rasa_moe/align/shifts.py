@@ -5,11 +5,16 @@ is where harmless ends and harmful begins. So repair can show a request in the m
 is refused least: latent adversarial training (Casper et al., "Defending against unforeseen failure modes with
 latent adversarial training", 2024), whose disturbances are mixtures of what contexts really add.
 
+Were all refusals shown so, the shift itself would become what is refused: its loss falls and the request as
+it is comes through again, as in Wong et al., "Fast is better than free" (2020). So half of them, drawn anew
+each round, are left as they are.
+
 Shape letters: B rows of a batch (b of a micro-batch), S positions, G contexts, D width.
 """
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -42,7 +47,7 @@ _LEFT_OUT = "question"
 
 
 class ContextShifts:
-    """Show what is refused in the mixture of contexts in which it is refused least, by one gradient.
+    """Show half of what is refused in the mixture of contexts in which it is refused least, by one gradient.
 
     Args:
         model: The model.
@@ -50,26 +55,34 @@ class ContextShifts:
         directions: (G,D) fp32, of `context_directions`.
         length: Of the strengths of one row, one for each context, taken together; a strength of 1 is all that
             its context adds.
+        seed: Decides, with the round, which half of a batch is shifted.
     """
 
-    def __init__(self, model: Any, moe: MoeMap, directions: Tensor, *, length: float) -> None:
+    def __init__(self, model: Any, moe: MoeMap, directions: Tensor, *, length: float, seed: int) -> None:
         self._model, self._moe = model, moe
         self._directions, self._length = directions, length
+        self._seed, self._round = seed, 0
+
+    def begin_round(self, round_number: int) -> None:
+        """Draw other halves; by seed, round and batch only, so that a resumed run agrees."""
+        self._round = round_number
 
     @contextmanager
-    def __call__(self, batch: TrainingBatch, micro: MicroBatch, loss: Callable[[], Tensor]) -> Iterator[None]:
-        """Shift the last prompt tokens of a pass where they lead to a refusal.
+    def __call__(
+        self, batch: TrainingBatch, index: int, micro: MicroBatch, loss: Callable[[], Tensor]
+    ) -> Iterator[None]:
+        """Shift the last prompt tokens of a pass where they lead to a refusal of the half that is drawn.
 
         What comes before the last MoE layer is computed once, in the search, and taken over by the pass.
 
         Args:
             batch: Says which rows are refused.
+            index: The number of the batch.
             micro: The pass.
-            loss: Forwards it; called once, within a context of its own, if anything in it is refused.
+            loss: Forwards it; called once, within a context of its own, if anything in it is shifted.
         """
-        refused = torch.cat([batch.parts[name] for name in _SHIFTED])
-        is_refused = torch.isin(micro.rows, refused)
-        if not is_refused.any():
+        is_shifted = torch.isin(micro.rows, self._drawn(batch, index))
+        if not is_shifted.any():
             yield
             return
         strengths = torch.zeros(
@@ -77,9 +90,15 @@ class ContextShifts:
         )
         with kept_entry(self._moe, self._model) as entries, self._shifted(micro, strengths):
             (ascent,) = torch.autograd.grad(loss(), strengths)
-        hardest = self._length * functional.normalize(ascent, dim=1) * is_refused[:, None]
+        hardest = self._length * functional.normalize(ascent, dim=1) * is_shifted[:, None]
         with entered_with(self._moe, self._model, entries[0]), self._shifted(micro, hardest):
             yield
+
+    def _drawn(self, batch: TrainingBatch, index: int) -> Tensor:
+        """Return half of the rows that are refused, int64."""
+        refused = torch.cat([batch.parts[name] for name in _SHIFTED])
+        draw = random.Random(f"{self._seed} {self._round} {index}")
+        return refused[draw.sample(range(len(refused)), k=len(refused) // 2)]
 
     def _shifted(self, micro: MicroBatch, strengths: Tensor) -> AbstractContextManager[None]:
         """Shift the rows of this process; `strengths` is (b,G) fp32, of all rows."""
@@ -97,6 +116,7 @@ def context_shifts(
     retain: Sequence[RetainRow],
     length: float,
     batch_tokens: int,
+    seed: int,
 ) -> ContextShifts | None:
     """Return shifts along what the contexts of some data add; None for a length of 0.
 
@@ -107,7 +127,7 @@ def context_shifts(
     directions = context_directions(
         model, tokenizer, moe, pairs=pairs, retain=retain, batch_tokens=batch_tokens
     )
-    return ContextShifts(model, moe, directions, length=length)
+    return ContextShifts(model, moe, directions, length=length, seed=seed)
 
 
 def context_directions(

@@ -164,8 +164,10 @@ def _train(
         moe,
         pairs=pairs,
         retain=retain,
-        length=config.context_shift,
+        # Only repair shows anything in other contexts.
+        length=config.context_shift if any(phase.kind == "repair" for phase in phases) else 0,
         batch_tokens=config.batch_tokens,
+        seed=seed,
     )
     identity = sha256_json(
         [

@@ -65,7 +65,7 @@ class SupervisedLoss:
         held = [] if self._states is None else self._states[index]
         for number, micro in enumerate(self.micro_batches(batch)):
             states = held[number] if number < len(held) else None
-            with self._shifted(batch, micro, partial(around, number)), around(number):
+            with self._shifted(batch, index, micro, partial(around, number)), around(number):
                 logits = forward(self._model, micro, also=states).logits
             if states is None:
                 yield summand(supervised_losses(logits, batch, micro), self._weights)
@@ -95,7 +95,11 @@ class SupervisedLoss:
         return batch.micro_batches(RETAINED, batch_tokens=self._batch_tokens)
 
     def _shifted(
-        self, batch: TrainingBatch, micro: MicroBatch, around: Callable[[], AbstractContextManager[None]]
+        self,
+        batch: TrainingBatch,
+        index: int,
+        micro: MicroBatch,
+        around: Callable[[], AbstractContextManager[None]],
     ) -> AbstractContextManager[None]:
         if self._shifts is None:
             return nullcontext()
@@ -105,7 +109,7 @@ class SupervisedLoss:
                 losses = supervised_losses(forward(self._model, micro).logits, batch, micro)
             return torch.stack(list(losses.values())).sum()
 
-        return self._shifts(batch, micro, loss)
+        return self._shifts(batch, index, micro, loss)
 
     @torch.no_grad()
     def _final_states(self, batch: TrainingBatch) -> list[Tensor]:

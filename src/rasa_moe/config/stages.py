@@ -165,9 +165,9 @@ class AlignConfig(Section):
     )
     context_shift: NotNegative = Field(
         1.0,
-        description="Show what is refused in the mixture of contexts in which it is refused least: how much "
-        "of what contexts add to the hidden state at the last prompt token is added in repair; "
-        "0 is the paper's form, and learns faster from a few hundred pairs.",
+        description="Show half of what is refused in the mixture of contexts in which it is refused least: "
+        "how much of what contexts add to the hidden state at the last prompt token is added in repair; "
+        "0 is the paper's form.",
     )
     retain_per_pair: Count = Field(4, description="Harmless conversations beside each pair of a batch.")
     anchor_weight: NotNegative = Field(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rasa_moe.moe import ExpertPatch
     from rasa_moe.reproduce.cells import Cell
 
-FORMAT = 3
+FORMAT = 4
 
 
 @cache

@@ -146,6 +146,7 @@ def _loss(job: Job, batches: Sequence[TrainingBatch]) -> SupervisedLoss:
         retain=job.retain,
         length=settings.context_shift,
         batch_tokens=batch_tokens,
+        seed=job.config.seed,
     )
     weights = {**job.part_weights, DRIFT: settings.drift_weight}
     return SupervisedLoss(job.model, batches, weights=weights, batch_tokens=batch_tokens, shifts=shifts)
