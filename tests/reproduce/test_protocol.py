@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from rasa_moe.config import Config
 from rasa_moe.data.rows import Pair
 from rasa_moe.data.source import load_source
 from rasa_moe.reproduce.cells import Cell, suites_of
-from rasa_moe.reproduce.plan import Plan, unique
+from rasa_moe.reproduce.plan import LOOKS, Plan, unique
 from rasa_moe.reproduce.protocol import (
     ABLATIONS,
     FULL,
@@ -22,6 +23,7 @@ from rasa_moe.reproduce.protocol import (
     Trial,
     choose,
     default_of,
+    going_on,
     seen,
     setting_of,
     trials_of,
@@ -29,7 +31,6 @@ from rasa_moe.reproduce.protocol import (
 )
 from rasa_moe.reproduce.shared import draw_pairs
 
-BASE = Trial(math.nan, 1.0, 0.0, 0.90)
 MODELS = ("model-a", "model-b")
 
 
@@ -45,31 +46,51 @@ def _chosen(plan: Plan) -> dict[tuple[str, str], float]:
     }
 
 
+def _trial(
+    value: float, attack: float, wrapped: float = 0.0, ability: float = 0.9, *, trainings: int = 1
+) -> Trial:
+    return Trial(value, trainings, attack, wrapped, ability, base_wrapped=0.0, base_ability=0.9)
+
+
+FAILED = Trial(1, 1, *[math.nan] * 3, base_wrapped=0.0, base_ability=0.9)
+
+
 @pytest.mark.parametrize(
     ("trials", "expected"),
     [
         # Harm alone, where nothing is lost.
-        ([Trial(1, 0.4, 0.0, 0.9), Trial(2, 0.3, 0.0, 0.9)], 2),
+        ([_trial(1, 0.4), _trial(2, 0.3)], 2),
         # A point of cost outweighs a point of harm: .1 + 3 x .05 + 3 x .05 against .35.
-        ([Trial(1, 0.35, 0.0, 0.9), Trial(2, 0.1, 0.05, 0.85)], 1),
+        ([_trial(1, 0.35), _trial(2, 0.1, 0.05, 0.85)], 1),
         # But a small cost for a large gain is taken, which a limit of one point would forbid.
-        ([Trial(1, 0.9, 0.0, 0.9), Trial(2, 0.1, 0.02, 0.88)], 2),
+        ([_trial(1, 0.9), _trial(2, 0.1, 0.02, 0.88)], 2),
         # More ability than the base model's, or fewer refusals, buys nothing.
-        ([Trial(1, 0.4, 0.0, 1.0), Trial(2, 0.39, 0.0, 0.9)], 2),
+        ([_trial(1, 0.4, 0.0, 1.0), _trial(2, 0.39)], 2),
         # Ties go to the smaller value, and a failed training is last.
-        ([Trial(4, 0.2, 0.0, 0.9), Trial(2, 0.2, 0.0, 0.9)], 2),
-        ([Trial(1, math.nan, math.nan, math.nan), Trial(2, 1.0, 1.0, 0.0)], 2),
+        ([_trial(4, 0.2), _trial(2, 0.2)], 2),
+        ([FAILED, _trial(2, 1.0, 1.0, 0.0)], 2),
+        # What was not trained again is out, however lucky its first training was.
+        ([_trial(1, 0.1), _trial(2, 0.3, trainings=3), _trial(3, 0.2, trainings=3)], 3),
     ],
 )
 def test_the_rule(trials: list[Trial], expected: float) -> None:
-    assert choose(trials, BASE).value == expected
-    assert choose(trials[::-1], BASE).value == expected
+    assert choose(trials).value == expected
+    assert choose(trials[::-1]).value == expected
 
 
 def test_cost_is_counted_against_the_base_model() -> None:
-    refusing = Trial(math.nan, 1.0, 0.10, 0.90)
-    trials = [Trial(1, 0.3, 0.0, 0.9), Trial(2, 0.1, 0.10, 0.9)]
-    assert (choose(trials, BASE).value, choose(trials, refusing).value) == (1, 2)
+    trials = [_trial(1, 0.3), _trial(2, 0.1, 0.10)]
+    assert choose(trials).value == 1
+    assert choose([replace(trial, base_wrapped=0.10) for trial in trials]).value == 2
+
+
+def test_close_trials_go_on_and_a_clear_choice_does_not() -> None:
+    trials = [_trial(1, 0.25), _trial(2, 0.1), _trial(3, 0.5)]
+    assert going_on(trials, 0.3) == [1, 2]
+    assert going_on(trials, 0.1) == []
+    assert going_on([FAILED, replace(FAILED, value=2)], 0.3) == []
+    # Only those that went on so far can go on again.
+    assert going_on([*trials, _trial(4, 0.6, trainings=3), _trial(5, 0.65, trainings=3)], 0.1) == [4, 5]
 
 
 def test_every_method_has_the_same_number_of_trials_at_the_same_factors() -> None:
@@ -96,36 +117,32 @@ def test_every_ablation_is_a_valid_setting() -> None:
             )
 
 
-def test_tuning_never_touches_the_test_split_and_another_seed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_tuning_never_touches_the_test_split_and_another_seed() -> None:
     plan = _plan()
-    before = list(plan.before_tuning())
-    tuning = [(place, cell) for place, cell in before if place.table.startswith("tuning")]
-    trainings = FULL.trainings
-    assert len(tuning) == len(MODELS) * trainings * (1 + len(METHODS) * len(FULL.factors))
-    assert {cell.split for _, cell in tuning} == {"validation"}
+    trials = plan.all_trials()
+    looks = [list(plan.look(number, trials)) for number in range(len(LOOKS))]
+    base = [cell for place, cell in plan.before_tuning() if place.table == "tuning base"]
+    assert len(base) == len(MODELS) * FULL.thirds
+    tuning = [(place, cell) for look in looks for place, cell in look]
+    assert {cell.split for _, cell in tuning} | {cell.split for cell in base} == {"validation"}
     after = list(plan.after_tuning(_chosen(plan)))
-    seeds = {cell.families: cell.config.seed for place, cell in tuning if place.table == "tuning"}
-    assert len(set(seeds.values())) == trainings, "each training of a trial has its own"
-    assert not set(seeds.values()) & {cell.config.seed for _, cell in after}
     assert {cell.split for _, cell in after} == {"test"}
-    assert {cell.config.seed for place, cell in after if place.table == "main"} == {
-        1,
-        2,
-        3,
-        4,
-        5,
-    }
-    counts = {method.name: sum(p.method == method.name for p, _ in tuning) for method in METHODS}
-    assert set(counts.values()) == {len(MODELS) * trainings * len(FULL.factors)}
+    assert {cell.config.seed for place, cell in after if place.table == "main"} == {1, 2, 3, 4, 5}
+    seeds = [cell.config.seed for place, cell in tuning if (place.model, place.method) == (MODELS[0], "full")]
+    assert len(set(seeds)) == sum(map(len, LOOKS)), "each training of a trial has its own"
+    assert not set(seeds) & {cell.config.seed for _, cell in after}
+    for look, trainings in zip(looks, LOOKS, strict=True):
+        counts = Counter((place.model, place.method) for place, _ in look)
+        assert counts == dict.fromkeys(trials, len(trainings) * len(FULL.factors))
+    # The base model is measured on what each training of a trial leaves out.
+    assert {cell.families for _, cell in tuning} == {cell.families for cell in base}
 
 
 def test_known_families_that_a_trial_is_not_trained_on_are_measured_as_held_out() -> None:
     source = load_source("testbed")
     known = set(source.families("train", "validation"))
     left_out = []
-    for families in _plan(replace(FULL, trainings=3)).tuning_families():
+    for families in _plan(replace(FULL, thirds=3)).tuning_families():
         suites = suites_of(Cell("rasa", Config(), "validation", 2, families=families))
         held_out = {suite.name for suite in suites if suite.kind == "attack_held_out"}
         assert held_out == known - set(families)
@@ -152,9 +169,9 @@ def test_a_source_of_one_family_is_tuned_on_that_family(monkeypatch: pytest.Monk
     assert set(_plan().tuning_families()) == {("letter",)}
 
 
-def test_more_trainings_than_there_are_thirds_are_refused() -> None:
+def test_more_thirds_than_there_are_are_refused() -> None:
     with pytest.raises(ValueError, match="3 thirds"):
-        _plan(replace(FULL, trainings=4))
+        _plan(replace(FULL, thirds=4))
 
 
 def test_the_quick_scale_tunes_nothing_and_leaves_out_transfer_and_ablations() -> None:

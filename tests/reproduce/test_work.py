@@ -17,7 +17,7 @@ from rasa_moe.errors import ConfigError, RunError
 from rasa_moe.files import write_json
 from rasa_moe.reproduce import FULL, Scale, reproduce, work
 from rasa_moe.reproduce.cells import Cell, describe
-from rasa_moe.reproduce.plan import Plan
+from rasa_moe.reproduce.plan import LOOKS, Plan
 from rasa_moe.reproduce.pool import do_all
 from rasa_moe.reproduce.protocol import setting_of, with_settings
 from rasa_moe.reproduce.shared import routing_folder
@@ -49,6 +49,8 @@ def _made_up(cell: Cell, folder: Path, *, done: Counter[str]) -> None:
     attack, wrapped, ability = RATES[cell.method]
     if cell.method == "full" and setting_of(cell.config, "full.lr") > DEFAULTS["full.lr"]:
         attack = 0.6  # the second trial is better, so it is what tuning must choose
+    if cell.method == "full" and setting_of(cell.config, "full.lr") > 5 * DEFAULTS["full.lr"]:
+        wrapped = 1.0
     draw = random.Random(f"{cell.method} {cell.config.seed} {cell.split}")
 
     def suite(name: str, kind: str, group: str, rate: float) -> dict[str, object]:
@@ -177,13 +179,31 @@ def test_tuning_takes_the_better_trial_and_writes_down_all_of_them(
     assert chosen["rasa"] == DEFAULTS["align.expert_lr"]
 
 
+def test_close_trials_are_trained_more_often_than_clear_ones(tmp_path: Path, done: Counter[str]) -> None:
+    lines: list[str] = []
+    scale = replace(SCALE, factors=(1.0, 2.0, 10.0), transfer_seeds=0, ablation_seeds=0)
+    _reproduce(tmp_path, lines, scale=scale)
+    trainings = {
+        method: [int(row["trainings"]) for row in _table(tmp_path, "tuning") if row["method"] == method]
+        for method in METHODS
+    }
+    assert trainings["rasa"] == [6, 6, 6], "equal ones"
+    assert trainings["full"] in ([3, 3, 1], [6, 6, 1]), "the third refuses everything"
+    # The first budget was said before the looks were known; the second says what there is.
+    _reproduce(tmp_path, lines, scale=scale)
+    files = len(list((tmp_path / "cells").iterdir()))
+    budget = [line for line in lines if line.startswith("Budget")][-1]
+    assert f"{files} cells" in budget and f"{files} kept" in budget
+
+
 def test_what_trials_and_variants_share_is_made_once(tmp_path: Path, done: Counter[str]) -> None:
     config = with_settings(Config(), {"align.rounds": 1})
     scale = replace(SCALE, transfer_seeds=0, ablation_seeds=0)
     methods = ("rasa", "rasa_replay", "random_experts", "full")
     _reproduce(tmp_path, scale=scale, config=config, methods=methods)
-    # Each of the trial's trainings has one, for both values and three methods, and so has each seed.
-    assert len(list((tmp_path / "routing").iterdir())) == scale.trainings + scale.seeds
+    # Each of the trials' trainings has one, for both values and three methods, and so has each seed.
+    trained = sum(map(len, LOOKS))
+    assert len(list((tmp_path / "routing").iterdir())) == trained + scale.seeds
 
 
 def test_a_second_call_does_nothing_again_and_a_lost_cell_is_done_again(

@@ -23,9 +23,14 @@ from rasa_moe.reproduce.protocol import (
 )
 from rasa_moe.reproduce.shared import loaded_source
 
-# One for each family choice of a trial, so that no draw of pairs decides all of it; tables use 1, 2, ...
-TUNING_SEEDS = (0, 101, 102)
-TUNING_SEED = TUNING_SEEDS[0]
+# Each training of a trial has a seed of its own, so that no draw of pairs decides it; tables use 1, 2, ...
+TUNING_SEED = 0
+# (third of the known families left out, seed) of the trainings in each look at a trial.
+LOOKS: tuple[tuple[tuple[int, int], ...], ...] = (
+    ((0, TUNING_SEED),),
+    ((1, 101), (2, 102)),
+    ((0, 103), (1, 104), (2, 105)),
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Place:
         model: Name of the model.
         method: Name of the method.
         row: Value of the tuned setting, trained family, or axis of the ablation.
-        value: Value on that axis.
+        value: Value on that axis; in tuning, which third of the known families is left out.
         seed: Seed of the training.
     """
 
@@ -69,10 +74,8 @@ class Plan:
     config: Config
 
     def __post_init__(self) -> None:
-        if not 1 <= self.scale.trainings <= FOLDS:
-            raise ValueError(
-                f"{self.scale.trainings} trainings a trial; there are {FOLDS} thirds to leave out"
-            )
+        if not 1 <= self.scale.thirds <= FOLDS:
+            raise ValueError(f"{self.scale.thirds} thirds to leave out; there are {FOLDS} thirds")
 
     def method_list(self) -> list[Method]:
         """Return the methods in the order of the protocol."""
@@ -94,13 +97,13 @@ class Plan:
     def tuning_families(self) -> list[tuple[str, ...]]:
         """Return the choices of families that every trial trains on: the known ones without another third."""
         known = self.known_families()
-        folds = [tuple(known[fold::FOLDS]) for fold in range(self.scale.trainings)]
+        folds = [tuple(known[fold::FOLDS]) for fold in range(self.scale.thirds)]
         kept = [tuple(family for family in known if family not in fold) for fold in folds if fold]
         # One family cannot be left out of one.
         return [families for families in kept if families] or [known]
 
     def before_tuning(self) -> Iterator[Planned]:
-        """Yield the base models, and every trial of every method if there is a choice among trials."""
+        """Yield the base models, also on validation goals if there is a choice among trials."""
         for model in self.models:
             config = self._config(model, {}, seed=TUNING_SEED)
             yield (
@@ -108,9 +111,37 @@ class Plan:
                 Cell(BASE, config, "test", self.scale.goals, families=self.known_families()),
             )
             if self.scale.tunes:
-                for families in self.tuning_families():
-                    yield Place("tuning base", model, BASE), self._validation(BASE, config, families)
-                yield from self._trials(model)
+                for third, families in enumerate(self.tuning_families()):
+                    place = Place("tuning base", model, BASE, value=f"third {third}")
+                    yield place, self._validation(BASE, config, families)
+
+    def look(self, number: int, left: Mapping[tuple[str, str], Sequence[float]]) -> Iterator[Planned]:
+        """Yield the trainings that trials get in one look.
+
+        Args:
+            number: Index in `LOOKS`.
+            left: (model, method) -> values of the tuned setting that are still to choose from.
+        """
+        thirds = self.tuning_families()
+        for (model, name), values in left.items():
+            method = next(one for one in self.method_list() if one.name == name)
+            for value in values:
+                settings = {**method.settings, method.tuned: value}
+                for third, seed in LOOKS[number]:
+                    if third < len(thirds):
+                        config = self._config(model, settings, seed=seed)
+                        place = Place("tuning", model, name, f"{value:g}", f"third {third}", seed)
+                        yield place, self._validation(name, config, thirds[third])
+
+    def all_trials(self) -> dict[tuple[str, str], list[float]]:
+        """Return (model, method) -> values of its trials; nothing if the scale does not tune."""
+        if not self.scale.tunes:
+            return {}
+        return {
+            (model, method.name): list(trials_of(method, self.scale, self.config))
+            for model in self.models
+            for method in self.method_list()
+        }
 
     def after_tuning(self, chosen: Mapping[tuple[str, str], float]) -> Iterator[Planned]:
         """Yield the cells of the tables.
@@ -133,17 +164,6 @@ class Plan:
         if RASA in self.methods:
             yield from self._transfer(chosen)
             yield from self._ablations(chosen)
-
-    def _trials(self, model: str) -> Iterator[Planned]:
-        for method in self.method_list():
-            for value in trials_of(method, self.scale, self.config):
-                settings = {**method.settings, method.tuned: value}
-                for fold, families in enumerate(self.tuning_families()):
-                    config = self._config(model, settings, seed=TUNING_SEEDS[fold])
-                    yield (
-                        Place("tuning", model, method.name, f"{value:g}"),
-                        self._validation(method.name, config, families),
-                    )
 
     def _transfer(self, chosen: Mapping[tuple[str, str], float]) -> Iterator[Planned]:
         if not self.scale.transfer_seeds:

@@ -5,16 +5,19 @@ Shape letters: S seeds, F families, G goals.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rasa_moe.errors import RunError
 from rasa_moe.evaluate.statistics import Floats, weighted_family_means
 from rasa_moe.evaluate.suites import DONE_SUFFIX
-from rasa_moe.reproduce.plan import Place
+from rasa_moe.reproduce.plan import Place, Planned
 
 NEW_GROUP = "attack_held_out_new_group"
 # Name of a mean -> (its heading, whether lower is better); the order is that of the tables.
@@ -107,3 +110,27 @@ def select(measured: Sequence[Measured], table: str, model: str, **facts: str) -
         and all(getattr(one.place, key) == value for key, value in facts.items())
     ]
     return sorted(found, key=lambda one: one.place.seed)
+
+
+def read_all(folder: Path, planned: Sequence[Planned]) -> list[Measured]:
+    """Return the results of cells that are done.
+
+    Raises:
+        RunError: A cell's file is missing or broken.
+    """
+    read: dict[Path, Mapping[str, Any]] = {}
+    measured = []
+    for place, cell in planned:
+        file = cell.file(folder)
+        if file not in read:
+            read[file] = _read_cell(file)
+        measured.append(Measured(place, read[file]))
+    return measured
+
+
+def _read_cell(file: Path) -> Mapping[str, Any]:
+    try:
+        content: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} cannot be read ({error}); delete it to have it done again.") from error
+    return content

@@ -213,6 +213,7 @@ def _tuning(plan: Plan, model: str, tables: Mapping[str, Sequence[Row]]) -> Shee
         (
             Cell(LABELS[row["method"]]),
             Cell(f"{row['setting']} = {row['value']:g}"),
+            Cell(DASH if row.get("trainings") is None else str(row["trainings"])),
             shown(row, "attack_left_out"),
             shown(row, "wrapped_benign"),
             shown(row, "ability"),
@@ -223,6 +224,7 @@ def _tuning(plan: Plan, model: str, tables: Mapping[str, Sequence[Row]]) -> Shee
     head = (
         "Method",
         "Setting",
+        "Trainings",
         "ASR, families left out",
         "Wrapped harmless refused",
         "Ability",

@@ -171,15 +171,15 @@ def tuning_table(
             if not plan.scale.tunes:
                 rows.append({**facts, "value": value, "is_chosen": True})
                 continue
-            base = trials[model, BASE][0]
             rows += [
                 {
                     **facts,
                     "value": trial.value,
+                    "trainings": trial.trainings,
                     "attack_left_out": _none_if_nan(trial.attack),
                     "wrapped_benign": _none_if_nan(trial.wrapped),
                     "ability": _none_if_nan(trial.ability),
-                    "harm_and_cost": _none_if_infinite(trial.harm_and_cost(base)),
+                    "harm_and_cost": _none_if_infinite(trial.harm_and_cost),
                     "is_chosen": trial.value == value,
                 }
                 for trial in trials[model, method.name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rasa_moe.reproduce.plan import Plan
+from rasa_moe.reproduce.plan import LOOKS, Plan
 from rasa_moe.reproduce.protocol import METHODS, RULE
 
 CLEARLY = (
@@ -24,12 +24,14 @@ def budget_words(plan: Plan) -> str:
 
 def _trainings(plan: Plan) -> str:
     known = plan.known_families()
-    left_out = [[family for family in known if family not in kept] for kept in plan.tuning_families()]
-    if not any(left_out):
-        return "A trial is one training."
-    names = ", then ".join(f"without {' and '.join(families)}" for families in left_out)
-    seeds = ", each at a seed of its own" if len(left_out) > 1 else ""
-    return f"A trial is {len(left_out)} training{'s' if len(left_out) > 1 else ''}: {names}{seeds}."
+    thirds = [[family for family in known if family not in kept] for kept in plan.tuning_families()]
+    if not any(thirds):
+        return "Each look at a trial is one or more trainings, each at a seed of its own."
+    looks = [[third for third, _ in look if third < len(thirds)] for look in LOOKS]
+    names = "; ".join(
+        ", then ".join(f"without {' and '.join(thirds[third])}" for third in look) for look in looks if look
+    )
+    return f"The looks at a trial, each training at a seed of its own: {names}."
 
 
 def about(plan: Plan) -> list[str]:

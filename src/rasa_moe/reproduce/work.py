@@ -10,7 +10,6 @@ from functools import partial
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -25,18 +24,15 @@ from rasa_moe.reproduce.cells import Cell, run_cell
 from rasa_moe.reproduce.plan import Plan, Planned, unique
 from rasa_moe.reproduce.pool import do_all
 from rasa_moe.reproduce.protocol import (
-    BASE,
     METHOD_NAMES,
     METHODS,
     RULE,
-    TRIAL_MEASURES,
     Scale,
-    Trial,
-    choose,
     default_of,
 )
-from rasa_moe.reproduce.results import Measured, mean_of
+from rasa_moe.reproduce.results import read_all
 from rasa_moe.reproduce.shared import collect_data, data_folder, prepare_routing, routing_folder
+from rasa_moe.reproduce.tuning import Chosen, Trials, tuning_so_far
 
 PROTOCOL_FILE, CHOSEN_FILE = "protocol.json", "chosen.json"
 
@@ -104,39 +100,35 @@ def reproduce(
         with lock:
             planned, trials, chosen = _measure(work)
             write_json(folder / PROTOCOL_FILE, _protocol(work, trials, environment))
-            return write_output(folder, plan, _read_all(folder, planned), trials=trials, chosen=chosen)
+            return write_output(folder, plan, read_all(folder, planned), trials=trials, chosen=chosen)
     except Timeout as error:
         raise RunError(
             f"Another process is working in {folder}; wait for it, or give another --out."
         ) from error
 
 
-Chosen = dict[tuple[str, str], float]
-Trials = dict[tuple[str, str], list[Trial]]
-
-
 def _measure(work: Reproduction) -> tuple[list[Planned], Trials, Chosen]:
     """Do every cell that is missing; return all of them, the trials and what was chosen."""
     plan = work.plan
-    before = list(plan.before_tuning())
+    tuning = tuning_so_far(plan, work.folder)
     # The values chosen do not change how many cells follow, so before tuning the defaults do for the budget.
-    is_tuned = all(cell.file(work.folder).exists() for cell in unique(before))
-    expected = _chosen(plan, _trials(work, before)) if is_tuned else _defaults(plan)
-    _say_budget(work, before, list(plan.after_tuning(expected)))
+    after = list(plan.after_tuning({**_defaults(plan), **tuning.chosen}))
+    _say_budget(work, tuning.planned + tuning.guessed + after)
     _collect(work)
-    _do(work, before, label="base and tuning" if plan.scale.tunes else "base models")
-    trials = _trials(work, before)
-    chosen = _chosen(plan, trials)
+    while not tuning.is_done:
+        _do(work, tuning.planned, label="base and tuning" if plan.scale.tunes else "base models")
+        tuning = tuning_so_far(plan, work.folder)
+    chosen = {**_defaults(plan), **tuning.chosen}
     for (model, method), value in chosen.items():
         tuned = next(known.tuned for known in METHODS if known.name == method)
         work.on_line(f"{model}: {method} with {tuned} = {value:g}")
     after = list(plan.after_tuning(chosen))
     _do(work, after, label="tables")
-    return before + after, trials, chosen
+    return tuning.planned + after, tuning.trials, chosen
 
 
-def _say_budget(work: Reproduction, before: list[Planned], after: list[Planned]) -> None:
-    cells = unique(before + after)
+def _say_budget(work: Reproduction, planned: list[Planned]) -> None:
+    cells = unique(planned)
     left = [cell for cell in cells if not cell.file(work.folder).exists()]
     minutes = estimated_seconds(left, workers=work.workers, slowness=slowness()) / 60
     scale = work.plan.scale
@@ -180,33 +172,6 @@ def _route(work: Reproduction, cells: Sequence[Cell]) -> None:
     do_all(tasks, workers=work.workers, label="route", progress=work.progress)
 
 
-def _trials(work: Reproduction, before: list[Planned]) -> Trials:
-    """Return the trials of every (model, method), and the base model's own under method "base"."""
-    trainings: dict[tuple[str, str], dict[str, list[tuple[float, ...]]]] = {}
-    for one in _read_all(work.folder, before):
-        if one.place.table in ("tuning", "tuning base"):
-            values = trainings.setdefault((one.place.model, one.place.method), {})
-            values.setdefault(one.place.row, []).append(tuple(mean_of(one, name) for name in TRIAL_MEASURES))
-    return {
-        method: [
-            # A mean over a training that failed is NaN, and so is never chosen.
-            Trial(float(value or "nan"), *map(fmean, zip(*found, strict=True)))
-            for value, found in values.items()
-        ]
-        for method, values in trainings.items()
-    }
-
-
-def _chosen(plan: Plan, trials: Trials) -> Chosen:
-    if not plan.scale.tunes:
-        return _defaults(plan)
-    return {
-        (model, method.name): choose(trials[model, method.name], trials[model, BASE][0]).value
-        for model in plan.models
-        for method in plan.method_list()
-    }
-
-
 def _defaults(plan: Plan) -> Chosen:
     """Return each method's value without tuning: what a full reproduction chose, where one is on record."""
     recorded = recorded_choices()
@@ -223,25 +188,6 @@ def recorded_choices() -> dict[str, dict[str, float]]:
     if not file.is_file():
         return {}
     content: dict[str, dict[str, float]] = json.loads(file.read_text(encoding="utf-8"))
-    return content
-
-
-def _read_all(folder: Path, planned: Sequence[Planned]) -> list[Measured]:
-    read: dict[Path, Mapping[str, Any]] = {}
-    measured = []
-    for place, cell in planned:
-        file = cell.file(folder)
-        if file not in read:
-            read[file] = _read_cell(file)
-        measured.append(Measured(place, read[file]))
-    return measured
-
-
-def _read_cell(file: Path) -> Mapping[str, Any]:
-    try:
-        content: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file} cannot be read ({error}); delete it to have it done again.") from error
     return content
 
 
