@@ -19,16 +19,13 @@ from rasa_moe.reproduce.protocol import (
     FULL,
     METHODS,
     QUICK,
-    TRIAL_MEASURES,
-    Trial,
-    choose,
     default_of,
-    going_on,
     seen,
     setting_of,
     trials_of,
     with_settings,
 )
+from rasa_moe.reproduce.rule import TRIAL_MEASURES, Trial, choose, going_on
 from rasa_moe.reproduce.shared import draw_pairs
 
 MODELS = ("model-a", "model-b")

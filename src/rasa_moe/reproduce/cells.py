@@ -13,7 +13,8 @@ from rasa_moe.data.rows import Split
 from rasa_moe.data.source import Source
 from rasa_moe.errors import ConfigError, TrainingError
 from rasa_moe.files import sha256_json, write_json
-from rasa_moe.reproduce.protocol import BASE, KNOWN, METHODS, TRIAL_MEASURES, Method
+from rasa_moe.reproduce.protocol import BASE, KNOWN, METHODS, Method
+from rasa_moe.reproduce.rule import TRIAL_MEASURES
 from rasa_moe.reproduce.shared import (
     FORMAT,
     loaded,

@@ -13,8 +13,8 @@ from rasa_moe.files import write_json, write_text
 from rasa_moe.reproduce.markdown import markdown
 from rasa_moe.reproduce.page import render
 from rasa_moe.reproduce.plan import Plan
-from rasa_moe.reproduce.protocol import Trial
 from rasa_moe.reproduce.results import Measured
+from rasa_moe.reproduce.rule import Trial
 from rasa_moe.reproduce.tables import (
     Row,
     ablation_table,

@@ -10,8 +10,9 @@ from typing import Any
 from rasa_moe.evaluate.statistics import adjusted_p_values
 from rasa_moe.reproduce.estimates import difference_over_seeds, mean_over_seeds
 from rasa_moe.reproduce.plan import Plan, ablation_values
-from rasa_moe.reproduce.protocol import BASE, RASA, Trial
+from rasa_moe.reproduce.protocol import BASE, RASA
 from rasa_moe.reproduce.results import MEASURES, Measured, select, stack
+from rasa_moe.reproduce.rule import Trial
 
 Row = dict[str, Any]
 _ATTACKS = ("attack_trained", "attack_held_out")

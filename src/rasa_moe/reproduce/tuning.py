@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import fmean
 
 from rasa_moe.reproduce.plan import LOOKS, Plan, Planned
-from rasa_moe.reproduce.protocol import MARGINS, TRIAL_MEASURES, Trial, choose, going_on
 from rasa_moe.reproduce.results import mean_of, read_all, select
+from rasa_moe.reproduce.rule import MARGINS, TRIAL_MEASURES, Trial, choose, going_on
 
 Trials = dict[tuple[str, str], list[Trial]]
 Chosen = dict[tuple[str, str], float]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from rasa_moe.reproduce.plan import LOOKS, Plan
-from rasa_moe.reproduce.protocol import METHODS, RULE
+from rasa_moe.reproduce.protocol import METHODS
+from rasa_moe.reproduce.rule import RULE
 
 CLEARLY = (
     "\u201cClearly\u201d: the p-value, adjusted over all comparisons of the model, is below .05 and the "

@@ -26,11 +26,11 @@ from rasa_moe.reproduce.pool import do_all
 from rasa_moe.reproduce.protocol import (
     METHOD_NAMES,
     METHODS,
-    RULE,
     Scale,
     default_of,
 )
 from rasa_moe.reproduce.results import read_all
+from rasa_moe.reproduce.rule import RULE
 from rasa_moe.reproduce.shared import collect_data, data_folder, prepare_routing, routing_folder
 from rasa_moe.reproduce.tuning import Chosen, Trials, tuning_so_far
 
