@@ -136,7 +136,7 @@ def test_a_user_names_columns_and_wrong_names_are_refused(tmp_path: Path) -> Non
             parse_columns([wrong])
     path = tmp_path / "x.csv"
     path.write_text("My Column\npick a lock\n")
-    with pytest.raises(DataError, match="bad rows"):
+    with pytest.raises(DataError, match="1 bad row"):
         load_source(str(path))
     assert load_source(str(path), columns=["goal=my column"]).rows[0].goal == "pick a lock"
     with pytest.raises(DataError, match="no column 'other'; its columns are My Column"):

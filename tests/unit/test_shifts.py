@@ -93,15 +93,15 @@ def test_half_of_the_refusals_are_shifted_by_the_length_along_the_directions(
     torch.testing.assert_close(lengths, torch.full_like(lengths, 0.5), rtol=1e-2, atol=0)
 
 
-def test_every_round_and_batch_shifts_a_half_of_its_own_and_the_same_one_again() -> None:
+def test_every_epoch_and_batch_shifts_a_half_of_its_own_and_the_same_one_again() -> None:
     """Else the shift itself would be what is refused, or pairs never shown in another context."""
     model, batch = tiny_model(), batch_of()
     directions = directions_of(model)
     without = entered(model, batch, None)
 
-    def shifted_rows(round_number: int, index: int, batch_tokens: int = 10_000) -> frozenset[int]:
+    def shifted_rows(epoch: int, index: int, batch_tokens: int = 10_000) -> frozenset[int]:
         shifts = ContextShifts(model, discover(model), directions, length=0.5, seed=0)
-        shifts.begin_round(round_number)
+        shifts.begin_epoch(epoch)
         moved = entered(model, batch, shifts, batch_tokens, index=index) - without
         return frozenset(moved.abs().amax(dim=1).gt(1e-4).nonzero().flatten().tolist())
 
@@ -173,3 +173,13 @@ def test_a_length_of_0_is_no_shift_and_another_length_is_another_repair() -> Non
         found = align(model, TOKENIZER, moe, **data, experts=[ExpertId(0, 1)], config=config)
         losses[length] = [line["loss"] for line in found.log if "step" in line]
     assert losses[0.0] != losses[0.5]
+
+
+def test_every_epoch_of_a_repair_shifts_a_half_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+    monkeypatch.setattr(ContextShifts, "begin_epoch", lambda self, epoch: begun.append(epoch))
+    model = tiny_model()
+    config = AlignConfig(rounds=2, repair_epochs=2, router_epochs=1, order="experts_first", context_shift=0.5)
+    data: dict[str, Any] = {"pairs": tiny_pairs(), "retain": tiny_retain(4)}
+    align(model, TOKENIZER, discover(model), **data, experts=[ExpertId(0, 1)], config=config)
+    assert begun == [0, 1, 2, 3]

@@ -129,7 +129,7 @@ class Alternation:
         with owner, self._saving_memory():
             if phase.kind == "repair":
                 compute: ExpertRepair | RoutingConsistency = self._repair
-                self._repair.begin_round(phase.round_number)
+                self._repair.begin_epoch(phase.round_number * self._config.repair_epochs + phase.epoch)
             else:
                 compute = RoutingConsistency(self._model, self._moe, self._batches, config=self._config)
             mean_loss = run_epoch(

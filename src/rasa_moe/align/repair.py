@@ -62,7 +62,6 @@ class ExpertRepair:
         self._moe = moe
         self._routing = routing
         self._both = config.both_routings
-        self._shifts = shifts
         weights = {**part_weights(config), DRIFT: config.drift_weight}
         self._loss = SupervisedLoss(
             model, batches, weights=weights, batch_tokens=config.batch_tokens, shifts=shifts
@@ -97,11 +96,10 @@ class ExpertRepair:
                     return
                 yield summand
 
-    def begin_round(self, round_number: int) -> None:
-        """Begin with the round's routing, every other round with the other, and with its shifted half."""
-        self._step = round_number
-        if self._shifts is not None:
-            self._shifts.begin_round(round_number)
+    def begin_epoch(self, epoch: int) -> None:
+        """Begin every other epoch with the other routing, and each with another half shifted."""
+        self._step = epoch
+        self._loss.begin_epoch(epoch)
 
     def _is_consistent(self, step: int) -> bool:
         return self._routing is not None and not (self._both and step % 2)

@@ -7,7 +7,7 @@ latent adversarial training", 2024), whose disturbances are mixtures of what con
 
 Were all refusals shown so, the shift itself would become what is refused: its loss falls and the request as
 it is comes through again, as in Wong et al., "Fast is better than free" (2020). So half of them, drawn anew
-each round, are left as they are.
+each epoch, are left as they are.
 
 Shape letters: B rows of a batch (b of a micro-batch), S positions, G contexts, D width.
 """
@@ -55,17 +55,17 @@ class ContextShifts:
         directions: (G,D) fp32, of `context_directions`.
         length: Of the strengths of one row, one for each context, taken together; a strength of 1 is all that
             its context adds.
-        seed: Decides, with the round, which half of a batch is shifted.
+        seed: Decides, with the epoch, which half of a batch is shifted.
     """
 
     def __init__(self, model: Any, moe: MoeMap, directions: Tensor, *, length: float, seed: int) -> None:
         self._model, self._moe = model, moe
         self._directions, self._length = directions, length
-        self._seed, self._round = seed, 0
+        self._seed, self._epoch = seed, 0
 
-    def begin_round(self, round_number: int) -> None:
-        """Draw other halves; by seed, round and batch only, so that a resumed run agrees."""
-        self._round = round_number
+    def begin_epoch(self, epoch: int) -> None:
+        """Draw other halves; by seed, epoch and batch only, so that a resumed run agrees."""
+        self._epoch = epoch
 
     @contextmanager
     def __call__(
@@ -97,7 +97,7 @@ class ContextShifts:
     def _drawn(self, batch: TrainingBatch, index: int) -> Tensor:
         """Return half of the rows that are refused, int64."""
         refused = torch.cat([batch.parts[name] for name in _SHIFTED])
-        draw = random.Random(f"{self._seed} {self._round} {index}")
+        draw = random.Random(f"{self._seed} {self._epoch} {index}")
         return refused[draw.sample(range(len(refused)), k=len(refused) // 2)]
 
     def _shifted(self, micro: MicroBatch, strengths: Tensor) -> AbstractContextManager[None]:

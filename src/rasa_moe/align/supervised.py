@@ -52,6 +52,11 @@ class SupervisedLoss:
         is_held = weights.get(DRIFT, 0) > 0 and has_retained
         self._states = [self._final_states(batch) for batch in batches] if is_held else None
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Shift another half of the refusals; `epoch` counts all epochs of the training."""
+        if self._shifts is not None:
+            self._shifts.begin_epoch(epoch)
+
     def __call__(
         self,
         batch: TrainingBatch,

@@ -51,7 +51,7 @@ def read_records(path: Path, parse: Callable[[Mapping[str, Any], int], Record]) 
         except ValueError as error:
             problems.append(f"line {number}: {error}")
     if problems:
-        raise DataError(listing(f"{path} has {len(problems)} bad rows", problems))
+        raise DataError(listing(f"{path} has {bad_rows(problems)}", problems))
     if not records:
         raise DataError(f"{path} is empty; write one JSON object a line")
     return records
@@ -68,6 +68,11 @@ def listing(headline: str, problems: Sequence[str]) -> str:
     shown = "".join(f"\n  {problem}" for problem in problems[:SHOWN_PROBLEMS])
     hidden = len(problems) - SHOWN_PROBLEMS
     return f"{headline}:{shown}" + (f"\n  and {hidden} more" if hidden > 0 else "")
+
+
+def bad_rows(problems: Sequence[str]) -> str:
+    """Say how many rows are bad."""
+    return f"{len(problems)} bad row{'s' if len(problems) > 1 else ''}"
 
 
 def text_field(

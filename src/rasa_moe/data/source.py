@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from rasa_moe.data.columns import parse_columns
-from rasa_moe.data.jsonl import listing
+from rasa_moe.data.jsonl import bad_rows, listing
 from rasa_moe.data.public import PUBLIC_SETS
 from rasa_moe.data.rows import KINDS, PLAIN_FAMILY, Kind, PromptRow, Split, read_rows, require_no_leakage
 from rasa_moe.data.tables import read_table
@@ -131,7 +131,7 @@ def read_part(
         return read_rows(name), True
     understood = understand_source(name, columns=columns, kind=kind)
     if understood.problems:
-        headline = f"{name} has {len(understood.problems)} bad rows (see: rasa-moe pairs check)"
+        headline = f"{name} has {bad_rows(understood.problems)} (see: rasa-moe pairs check)"
         raise DataError(listing(headline, understood.problems))
     if not understood.rows:
         raise DataError(f"{name} has no rows; give a file with at least one")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rasa_moe.data.hub import is_hub_name, read_hub
-from rasa_moe.data.jsonl import listing
+from rasa_moe.data.jsonl import bad_rows, listing
 from rasa_moe.errors import DataError
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
@@ -59,7 +59,7 @@ class Table:
             DataError: Some lines could not be read (up to 10 are listed), or there are no rows.
         """
         if self.problems:
-            raise DataError(listing(f"{self.name} has {len(self.problems)} bad rows", self.problems))
+            raise DataError(listing(f"{self.name} has {bad_rows(self.problems)}", self.problems))
         if not self.rows:
             raise DataError(f"{self.name} has no rows; give a file with at least one")
         return self

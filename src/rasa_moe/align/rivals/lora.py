@@ -122,14 +122,16 @@ def _train(job: Job) -> Tuned:
             job.model, job.moe, rank=settings.rank, alpha=settings.alpha, seed=job.config.seed
         )
         try:
+            loss = _loss(job, batches)
             log = learn(
                 job,
                 method=_METHOD,
                 weights=adapters,
-                loss=_loss(job, batches),
+                loss=loss,
                 batches=batches,
                 epochs=settings.epochs,
                 lr=job.rate("rivals.lora.lr"),
+                begin_epoch=loss.begin_epoch,
             )
         finally:
             adapters.merge()  # the adapters leave the model, also when the training fails
