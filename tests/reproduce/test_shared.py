@@ -11,7 +11,7 @@ from rasa_moe.align import stage
 from rasa_moe.config import Config
 from rasa_moe.errors import RunError, TrainingError
 from rasa_moe.moe import ExpertPatch, discover
-from rasa_moe.reproduce import cells, shared
+from rasa_moe.reproduce import running, shared
 from rasa_moe.reproduce.cells import Cell
 from rasa_moe.reproduce.protocol import with_settings
 from rasa_moe.reproduce.shared import make_routing, prepare_routing, routing_folder
@@ -32,7 +32,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model()
     loaded = model, tiny_tokenizer(), discover(model)
     rows = tiny_pairs(), tiny_retain()
-    for room in (cells, shared):
+    for room in (running, shared):
         monkeypatch.setattr(room, "loaded", lambda name: loaded)
         monkeypatch.setattr(room, "training_data", lambda cell, folder: rows)
 
@@ -65,10 +65,10 @@ def test_other_methods_and_the_other_order_take_none(tmp_path: Path) -> None:
 def test_a_shared_routing_is_trained_once_and_gives_the_cell_that_trains_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    alone, _ = cells._tuned(cell(method), tmp_path / "alone")
+    alone, _ = running._tuned(cell(method), tmp_path / "alone")
     prepare_routing(cell(align__expert_lr=1e-4), tmp_path / "shared")
     monkeypatch.setattr(stage, "phases_of", _only_repair)
-    tensors, _ = cells._tuned(cell(method), tmp_path / "shared")
+    tensors, _ = running._tuned(cell(method), tmp_path / "shared")
     assert tensors.keys() == alone.keys() and all(torch.equal(alone[name], tensors[name]) for name in alone)
     (place,) = (tmp_path / "shared" / "routing").iterdir()
     assert any(torch.equal(tensor, tensors[name]) for name, tensor in ExpertPatch.load(place).after.items())

@@ -8,6 +8,7 @@ from typing import Any
 
 from rasa_moe.config import Config
 from rasa_moe.reproduce.cells import Cell
+from rasa_moe.reproduce.loading import loaded_source
 from rasa_moe.reproduce.protocol import (
     ABLATIONS,
     BASE,
@@ -21,7 +22,6 @@ from rasa_moe.reproduce.protocol import (
     trials_of,
     with_settings,
 )
-from rasa_moe.reproduce.shared import loaded_source
 
 # Each training of a trial has a seed of its own, so that no draw of pairs decides it; tables use 1, 2, ...
 TUNING_SEED = 0

@@ -1,4 +1,4 @@
-"""What cells share, each made once: models, prompts, pairs with their retain set, consistent routers."""
+"""What cells share, each made once: pairs with their retain set, and consistent routers."""
 
 from __future__ import annotations
 
@@ -7,57 +7,19 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rasa_moe.config import Config
 from rasa_moe.data.rows import Pair
-from rasa_moe.data.source import Source, load_source
 from rasa_moe.errors import ModelError, RunError, TrainingError
-from rasa_moe.files import reported, sha256_file, sha256_json, write_json
+from rasa_moe.files import reported, sha256_json, write_json
+from rasa_moe.reproduce.cells import FORMAT, Cell
+from rasa_moe.reproduce.loading import loaded, loaded_source, model_fingerprint, prompts_fingerprint
 from rasa_moe.reproduce.protocol import BASE
 
 if TYPE_CHECKING:
     from rasa_moe.collect.stage import RetainRow
     from rasa_moe.moe import ExpertPatch
-    from rasa_moe.reproduce.cells import Cell
-
-FORMAT = 4
-
-
-@cache
-def loaded(name: str) -> tuple[Any, Any, Any]:
-    """Load a model once a process, in fp32 on the CPU; return (model, tokenizer, map)."""
-    from rasa_moe.moe import discover, load_model
-
-    model, tokenizer = load_model(name, dtype="float32", device="cpu")
-    return model, tokenizer, discover(model)
-
-
-@cache
-def model_fingerprint(name: str) -> str:
-    """Return a hash of a model's files, or of its name where it is not a folder."""
-    folder = Path(name)
-    if name.startswith("testbed/"):
-        from rasa_moe.testbed import model_path
-
-        folder = model_path(name.removeprefix("testbed/"))
-    if not folder.is_dir():
-        return sha256_json(name)
-    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
-    return sha256_json([[file.name, sha256_file(file)] for file in files])
-
-
-@cache
-def prompts_fingerprint(source: str) -> str:
-    """Return a hash of all prompts and of the families' splits."""
-    prompts = loaded_source(source)
-    return sha256_json([[repr(row) for row in prompts.rows], sorted(prompts.family_splits.items())])
-
-
-@cache
-def loaded_source(name: str, families: tuple[str, ...] = ()) -> Source:
-    """Load prompts once a process."""
-    return load_source(name, families=families)
 
 
 def draw_pairs(pairs: Sequence[Pair], *, share: float, most: int | None, seed: int) -> list[Pair]:

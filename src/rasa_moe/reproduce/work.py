@@ -20,7 +20,7 @@ from rasa_moe.errors import ConfigError, RunError
 from rasa_moe.files import reported, write_json
 from rasa_moe.progress import Progress, no_progress
 from rasa_moe.reproduce.budget import estimated_seconds, slowness
-from rasa_moe.reproduce.cells import Cell, run_cell
+from rasa_moe.reproduce.cells import Cell
 from rasa_moe.reproduce.plan import Plan, Planned, unique
 from rasa_moe.reproduce.pool import do_all
 from rasa_moe.reproduce.protocol import (
@@ -31,6 +31,7 @@ from rasa_moe.reproduce.protocol import (
 )
 from rasa_moe.reproduce.results import read_all
 from rasa_moe.reproduce.rule import RULE
+from rasa_moe.reproduce.running import run_cell
 from rasa_moe.reproduce.shared import collect_data, data_folder, prepare_routing, routing_folder
 from rasa_moe.reproduce.tuning import Chosen, Trials, tuning_so_far
 
