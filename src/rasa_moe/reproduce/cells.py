@@ -11,7 +11,7 @@ from rasa_moe.data.rows import Split
 from rasa_moe.data.source import Source
 from rasa_moe.files import sha256_json
 from rasa_moe.reproduce.loading import loaded_source, model_fingerprint, prompts_fingerprint
-from rasa_moe.reproduce.protocol import BASE, KNOWN, METHODS, Method
+from rasa_moe.reproduce.protocol import BASE, KNOWN, Method, method_named
 from rasa_moe.reproduce.rule import TRIAL_MEASURES
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Cell:
 
     def how(self) -> Method:
         """Return the method that a cell other than the base's trains."""
-        return next(method for method in METHODS if method.name == self.method)
+        return method_named(self.method)
 
     def file(self, folder: Path) -> Path:
         """Return where the cell's result lies."""

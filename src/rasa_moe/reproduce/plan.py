@@ -18,6 +18,7 @@ from rasa_moe.reproduce.protocol import (
     RASA,
     Method,
     Scale,
+    method_named,
     seen,
     trials_of,
     with_settings,
@@ -124,7 +125,7 @@ class Plan:
         """
         thirds = self.tuning_families()
         for (model, name), values in left.items():
-            method = next(one for one in self.method_list() if one.name == name)
+            method = method_named(name)
             for value in values:
                 settings = {**method.settings, method.tuned: value}
                 for third, seed in LOOKS[number]:

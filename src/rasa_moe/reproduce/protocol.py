@@ -104,6 +104,12 @@ METHODS: tuple[Method, ...] = (
 
 METHOD_NAMES = tuple(method.name for method in METHODS)
 
+
+def method_named(name: str) -> Method:
+    """Return a method of the comparison; the base model is none."""
+    return next(method for method in METHODS if method.name == name)
+
+
 # Values of RASA's settings, one varied at a time from what was tuned; the tuned one itself costs no training.
 # "pairs" is a fact of a cell, not a setting.
 ABLATIONS: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]] = {

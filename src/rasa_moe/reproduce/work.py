@@ -28,6 +28,7 @@ from rasa_moe.reproduce.protocol import (
     METHODS,
     Scale,
     default_of,
+    method_named,
 )
 from rasa_moe.reproduce.results import read_all
 from rasa_moe.reproduce.rule import RULE
@@ -114,29 +115,29 @@ def _measure(work: Reproduction) -> tuple[list[Planned], Trials, Chosen]:
     tuning = tuning_so_far(plan, work.folder)
     # The values chosen do not change how many cells follow, so before tuning the defaults do for the budget.
     after = list(plan.after_tuning({**_defaults(plan), **tuning.chosen}))
-    _say_budget(work, tuning.planned + tuning.guessed + after)
+    _say_budget(work, tuning.planned + tuning.guessed + after, is_guess=bool(tuning.guessed))
     _collect(work)
     while not tuning.is_done:
         _do(work, tuning.planned, label="base and tuning" if plan.scale.tunes else "base models")
         tuning = tuning_so_far(plan, work.folder)
     chosen = {**_defaults(plan), **tuning.chosen}
     for (model, method), value in chosen.items():
-        tuned = next(known.tuned for known in METHODS if known.name == method)
-        work.on_line(f"{model}: {method} with {tuned} = {value:g}")
+        work.on_line(f"{model}: {method} with {method_named(method).tuned} = {value:g}")
     after = list(plan.after_tuning(chosen))
     _do(work, after, label="tables")
     return tuning.planned + after, tuning.trials, chosen
 
 
-def _say_budget(work: Reproduction, planned: list[Planned]) -> None:
+def _say_budget(work: Reproduction, planned: list[Planned], *, is_guess: bool) -> None:
     cells = unique(planned)
     left = [cell for cell in cells if not cell.file(work.folder).exists()]
     minutes = estimated_seconds(left, workers=work.workers, slowness=slowness()) / 60
     scale = work.plan.scale
     work.on_line(
-        f"Budget ({scale.name}): {len(cells)} cells of {len(work.plan.methods)} methods on "
-        f"{len(work.plan.models)} models, {scale.seeds} seeds, {scale.goals} goals a suite; "
-        f"{len(cells) - len(left)} kept from before; about {max(1, math.ceil(minutes))} min with "
+        f"Budget ({scale.name}): {'about ' if is_guess else ''}{len(cells)} cells of "
+        f"{len(work.plan.methods)} methods on {len(work.plan.models)} models, {scale.seeds} seeds, "
+        f"{scale.goals} goals a suite; {len(cells) - len(left)} kept from before; "
+        f"about {max(1, math.ceil(minutes))} min with "
         f"{work.workers} worker{'s' if work.workers > 1 else ''}"
     )
 
