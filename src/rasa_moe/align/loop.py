@@ -98,7 +98,7 @@ def run_epoch(
     None leaves the optimiser's own.
 
     Raises:
-        TrainingError: The loss is no longer a number; the weights before this step are kept.
+        TrainingError: The loss or its gradient is no longer a number; the weights before this step are kept.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     total = 0.0
@@ -109,14 +109,16 @@ def run_epoch(
         lr = optimizer.param_groups[0]["lr"]
         with closing(compute(batches[index], index)) as summands:
             losses = _backward(summands)
-        if not math.isfinite(losses["loss"]):
-            optimizer.zero_grad(set_to_none=True)
-            raise TrainingError(
-                f"The loss became {losses['loss']} in {log.method} {phase}, round {round_number}; "
-                f"lower the learning rate (now {lr:g}) and start again in a new run directory."
-            )
         current().average_gradients(parameters)
         norm = float(whole(nn.utils.clip_grad_norm_(parameters, max_grad_norm)))
+        # A gradient may overflow where the loss did not.
+        for what, value in (("loss", losses["loss"]), ("gradient", norm)):
+            if not math.isfinite(value):
+                optimizer.zero_grad(set_to_none=True)
+                raise TrainingError(
+                    f"The {what} became {value} in {log.method} {phase}, round {round_number}; "
+                    f"lower the learning rate (now {lr:g}) and start again in a new run directory."
+                )
         optimizer.step()
         # At once, so that no gradient takes room in the next forward.
         optimizer.zero_grad(set_to_none=True)
