@@ -18,17 +18,20 @@ from rasa_moe.errors import ModelError
 from rasa_moe.moe import (
     ExpertId,
     ExpertSlices,
+    LowRankAttention,
     MoeMap,
+    attention_projections,
     count_activations,
     discover,
     export_checkpoint,
     record,
     replay,
+    router_tensor_names,
     silence,
     trainable_routers,
     watch_routers,
 )
-from rasa_moe.moe.families import NO_LIVE_REPLAY, NO_SILENCE, ROUTER_WEIGHS_MORE, SCORING
+from rasa_moe.moe.families import NO_LIVE_REPLAY, NO_SILENCE, ROUTER_WEIGHS_MORE, SCORING, promised_groups
 from rasa_moe.moe.slices import freeze, unfreeze
 
 BATCH = padded_batch(num_sequences=2, num_positions=7)
@@ -79,6 +82,64 @@ def test_what_is_found_is_what_is_declared(model_type: str) -> None:
     assert moe.num_layers + len(moe.dense_layers) == moe.model.config.get_text_config().num_hidden_layers
     on_meta = discover(build_meta(model_type))
     assert on_meta.layers == moe.layers, "doctor reads a model without weights and must see the same"
+
+
+@every_family
+def test_every_tensor_that_selects_experts_counts_as_router(model_type: str) -> None:
+    moe = discover(build(model_type))
+    tensors = dict((*moe.model.named_parameters(), *moe.model.named_buffers()))
+    routers = tuple(f"{layer.router_name}." for layer in moe.layers)
+    # Wherever a family keeps its selection bias, it has one of these names.
+    wanted = {
+        name
+        for name in tensors
+        if name.startswith(routers) or name.endswith(("e_score_correction_bias", "expert_bias"))
+    }
+    assert router_tensor_names(moe) == wanted
+
+
+@every_family
+def test_attention_is_found_in_every_layer_that_has_it(model_type: str) -> None:
+    moe = discover(build(model_type))
+    found = attention_projections(moe)
+    matrices = dict(moe.model.named_parameters())
+    assert all(matrices[f"{name}.weight"].ndim == 2 for name in found)
+    routed = [name for layer in moe.layers for name in (layer.experts_name, layer.router_name)]
+    assert not any(name.startswith(f"{other}.") or name == other for name in found for other in routed)
+    layers, _, _ = moe.layers[0].decoder_name.rpartition(".")
+    numbers = {int(name.removeprefix(f"{layers}.").partition(".")[0]) for name in found}
+    # By name, not by class: what every family calls its last projection of attention.
+    ends = ("o_proj.weight", "out_proj.weight", "dense.weight", "o_b_proj.weight")
+    named = {
+        int(name.removeprefix(f"{layers}.").partition(".")[0])
+        for name in matrices
+        if "attn" in name and name.endswith(ends) and "linear_attn" not in name
+    }
+    assert numbers >= named and numbers
+
+
+@every_family
+def test_changes_of_attention_are_what_they_merge_to(model_type: str) -> None:
+    model = build(model_type)
+    moe = discover(model)
+    attention = LowRankAttention(moe, rank=2)
+    with torch.no_grad():
+        for thin in attention.parameters():
+            thin.normal_(std=0.05)
+    before = logits_of(model)
+    with attention:
+        added = logits_of(model)
+    attention.merge()
+    assert float((added - before).abs().max()) > 1e-3
+    torch.testing.assert_close(logits_of(model), added, rtol=1e-3, atol=1e-3)
+
+
+@every_family
+def test_the_groups_a_config_promises_are_those_of_the_router(model_type: str) -> None:
+    moe = discover(build(model_type))
+    groups, used = promised_groups(moe.model.config.get_text_config())
+    router = moe.layers[0].router
+    assert (groups, used) == (getattr(router, "num_group", 1), getattr(router, "topk_group", 1))
 
 
 @every_family

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from distributed import work
+from rasa_moe.config import AlignConfig
 
 pytestmark = pytest.mark.slow
 
@@ -114,9 +115,12 @@ def test_gradient_checkpointing_changes_nothing(by_two: Path, sharing: str) -> N
 
 
 @pytest.mark.parametrize("sharing", [sharing for sharing in work.SHARING if sharing != "tp"])
-def test_changes_of_low_rank_are_those_of_one_process(by_two: Path, sharing: str) -> None:
-    found = load_file(by_two / f"low-rank-{sharing}")
-    expected = work.aligned(work.tiny_model(), config=work.LOW_RANK)
+@pytest.mark.parametrize(("kind", "config"), [("low-rank", work.LOW_RANK), ("attention", work.ATTENTION)])
+def test_changes_of_low_rank_are_those_of_one_process(
+    by_two: Path, sharing: str, kind: str, config: AlignConfig
+) -> None:
+    found = load_file(by_two / f"{kind}-{sharing}")
+    expected = work.aligned(work.tiny_model(), config=config)
     # What the rounding of small first gradients does to one of two thin matrices shows in norms, not in rows.
     torch.testing.assert_close(found.pop("norms"), expected.pop("norms"), rtol=1e-3, atol=0)
     assert_same(found, expected)

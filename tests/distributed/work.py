@@ -50,6 +50,7 @@ CONFIG = AlignConfig(
 )
 # A low rate: the first gradients behind what begins at 0 are small, and AdamW makes their rounding large.
 LOW_RANK = CONFIG.model_copy(update={"expert_rank": 8, "expert_lr": 1e-4})
+ATTENTION = CONFIG.model_copy(update={"attention_rank": 4, "expert_lr": 1e-4})
 KILLED_AT_STEP = 8
 # How processes hold a model: all of it each, or a part of it.
 SHARING = ("whole", "fsdp", "ep", "tp")
@@ -178,12 +179,15 @@ def patched_answers(model: Any, patch: Path) -> list[str]:
 
 
 def going_on(model: Any, folder: Path, *, sharing: str) -> dict[str, dict[str, Tensor]]:
-    """Go on where one process was killed, be killed, align with checkpointing and by changes of low rank."""
+    """Go on where one process was killed, be killed, align with checkpointing and changes of low rank."""
     resumed = aligned(model, checkpoint_path=folder / f"one-{sharing}.safetensors")
     kill(model, folder / f"two-{sharing}.safetensors")
     config = CONFIG.model_copy(update={"gradient_checkpointing": True})
     found = {f"resumed-{sharing}": resumed, f"checkpointed-{sharing}": aligned(model, config=config)}
-    return found if sharing == "tp" else found | {f"low-rank-{sharing}": aligned(model, config=LOW_RANK)}
+    if sharing != "tp":
+        found[f"low-rank-{sharing}"] = aligned(model, config=LOW_RANK)
+        found[f"attention-{sharing}"] = aligned(model, config=ATTENTION)
+    return found
 
 
 def main(folder: Path) -> None:

@@ -19,7 +19,16 @@ from rasa_moe.align.repair import ExpertRepair
 from rasa_moe.align.supervised import DRIFT, part_weights
 from rasa_moe.config import AlignConfig
 from rasa_moe.errors import RunError, TrainingError
-from rasa_moe.moe import ExpertId, MoeMap, discover, record, sha256_tensor, watch_routers
+from rasa_moe.moe import (
+    ExpertId,
+    ExpertPatch,
+    MoeMap,
+    attention_weights,
+    discover,
+    record,
+    sha256_tensor,
+    watch_routers,
+)
 from unit.tiny import tiny_model, tiny_pairs, tiny_retain, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -371,6 +380,40 @@ def test_a_rank_limits_the_change_of_every_matrix(
     with pytest.raises(KeyboardInterrupt):
         run(model, moe, config, checkpoint_path=file, progress=Kill(3 * STEPS_AN_EPOCH))
     assert hashes(run(model, moe, config, checkpoint_path=file)) == hashes(undisturbed)
+
+
+def test_attention_learns_beside_the_experts_in_changes_of_its_rank(
+    model: PreTrainedModel, moe: MoeMap, tmp_path: Path
+) -> None:
+    before = bits(model)
+    config = CONFIG.model_copy(update={"attention_rank": 2, "weight_decay": 0.0})
+    undisturbed = run(model, moe, config)
+    assert is_unchanged(model, before)
+    patch = undisturbed.patch
+    names = attention_weights(moe)
+    assert names == patch.manifest["attention"]
+    changes = {name: patch.after[name] - patch.before[name] for name in names}
+    assert all(int(torch.linalg.matrix_rank(change, rtol=1e-3)) in (1, 2) for change in changes.values())
+    assert f"{len(names)} projections of attention, moved by" in patch.describe()
+    moved = [line["relative_change"] for line in undisturbed.log if line.get("event") == "moved"]
+    assert [set(change) for change in moved] == [{"experts", "attention"}, {"routers"}] * 2
+    assert hashes(run(model, moe, config)) == hashes(undisturbed)
+    experts = {name for name in patch.after if "experts" in name}
+    without = run(model, moe, config.model_copy(update={"attention_rank": None}))
+    assert experts == {name for name in without.patch.after if "experts" in name}
+    assert "attention" not in without.patch.manifest
+    file = tmp_path / "rasa.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        run(model, moe, config, checkpoint_path=file, progress=Kill(3 * STEPS_AN_EPOCH))
+    assert is_unchanged(model, before)
+    assert hashes(run(model, moe, config, checkpoint_path=file)) == hashes(undisturbed)
+    patch.save(tmp_path / "patch")
+    ExpertPatch.load(tmp_path / "patch").apply(model)
+    assert {name for name, tensor in bits(model).items() if not torch.equal(tensor, before[name])} == set(
+        patch.after
+    )
+    patch.revert(model)
+    assert is_unchanged(model, before)
 
 
 def test_without_router_epochs_the_routers_keep_their_bits(model: PreTrainedModel, moe: MoeMap) -> None:

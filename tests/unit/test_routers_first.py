@@ -77,6 +77,7 @@ def test_other_orders_leave_the_routers_for_later(
         {"repair_epochs": 3},
         {"expert_lr": 1e-4},
         {"expert_rank": 8},
+        {"attention_rank": 2},
         {"retain_weight": 0.0},
         {"drift_weight": 0.0},
         {"anchor_weight": 0.0},

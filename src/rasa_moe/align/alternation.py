@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,15 @@ from rasa_moe.align.shifts import ContextShifts
 from rasa_moe.align.trainable import Trainable
 from rasa_moe.config import AlignConfig, learning_rate
 from rasa_moe.config.rates import EXPERTS_FIRST, LOW_RANK
-from rasa_moe.moe import ExpertId, ExpertPatch, ExpertSlices, MoeMap, TrainableRouters, checkpointed
+from rasa_moe.moe import (
+    ExpertId,
+    ExpertPatch,
+    ExpertSlices,
+    LowRankAttention,
+    MoeMap,
+    TrainableRouters,
+    checkpointed,
+)
 from rasa_moe.progress import Progress
 
 METHOD = "rasa"
@@ -29,6 +37,7 @@ _OF_REPAIR = {
     "repair_epochs",
     "expert_lr",
     "expert_rank",
+    "attention_rank",
     "retain_weight",
     "drift_weight",
     "context_shift",
@@ -91,16 +100,26 @@ class Alternation:
         self._phases, self._config, self._seed, self._progress = phases, config, seed, progress
         self.log = TrainingLog(METHOD)
         kinds = {phase.kind for phase in phases}
-        self._trained: dict[str, Trainable] = {}
+        # Kind of phase -> what learns in it.
+        self._trained: dict[str, dict[str, Trainable]] = {}
         if "repair" in kinds:
             self._repair = ExpertRepair(model, moe, batches, config=config, shifts=shifts, routing=routing)
-            self._trained["repair"] = ExpertSlices(moe, experts, rank=config.expert_rank, seed=seed)
+            self._trained["repair"] = {
+                "experts": ExpertSlices(moe, experts, rank=config.expert_rank, seed=seed)
+            }
+            if config.attention_rank is not None:
+                attention = LowRankAttention(moe, rank=config.attention_rank, seed=seed)
+                self._trained["repair"]["attention"] = attention
         if "router" in kinds:
-            self._trained["router"] = TrainableRouters(moe)
+            self._trained["router"] = {"routers": TrainableRouters(moe)}
         self._rates = _rates(config, width=moe.width)
         self._optimizers = {
-            kind: adamw(owner.parameters(), lr=self._rates[kind], config=config)
-            for kind, owner in self._trained.items()
+            kind: adamw(
+                [parameter for owner in owners.values() for parameter in owner.parameters()],
+                lr=self._rates[kind],
+                config=config,
+            )
+            for kind, owners in self._trained.items()
         }
 
     def run(self, checkpoint_path: Path | None, *, identity: str) -> None:
@@ -110,11 +129,15 @@ class Alternation:
         checkpoint = None
         if checkpoint_path is not None:
             checkpoint = Checkpoint(
-                checkpoint_path, identity=identity, trained=self._trained, optimizers=self._optimizers
+                checkpoint_path,
+                identity=identity,
+                trained={what: owner for owners in self._trained.values() for what, owner in owners.items()},
+                optimizers=self._optimizers,
             )
             done, self.log.lines = checkpoint.load()
-        for owner in self._trained.values():
-            owner.merge()
+        for owners in self._trained.values():
+            for owner in owners.values():
+                owner.merge()
         for number, phase in enumerate(phases[done:], start=done):
             if self.log.has_ended(phase=phase.kind, round_number=phase.round_number):
                 continue
@@ -123,10 +146,13 @@ class Alternation:
                 checkpoint.save(phases_done=number + 1, log=self.log.lines)
 
     def _run_phase(self, phase: Phase, *, first_step: int, phases: int) -> None:
-        owner = self._trained[phase.kind]
-        before = owner.state_dict()
+        owners = self._trained[phase.kind]
+        before = {what: owner.state_dict() for what, owner in owners.items()}
         steps = iter(range(first_step + 1, first_step + len(self._batches) + 1))
-        with owner, self._saving_memory():
+        with ExitStack() as stack:
+            for owner in owners.values():
+                stack.enter_context(owner)
+            stack.enter_context(self._saving_memory())
             if phase.kind == "repair":
                 compute: ExpertRepair | RoutingConsistency = self._repair
                 self._repair.begin_epoch(phase.round_number * self._config.repair_epochs + phase.epoch)
@@ -144,10 +170,10 @@ class Alternation:
                 on_step=lambda: self._progress("align", next(steps), phases * len(self._batches)),
                 rates=self._epoch_rates(phase),
             )
-        owner.merge()
-        change = relative_change(before, owner.state_dict())
-        what = "experts" if phase.kind == "repair" else "routers"
-        self.log.moved(phase=phase.kind, round_number=phase.round_number, relative_change={what: change})
+        for owner in owners.values():
+            owner.merge()
+        change = {what: relative_change(before[what], owner.state_dict()) for what, owner in owners.items()}
+        self.log.moved(phase=phase.kind, round_number=phase.round_number, relative_change=change)
         limit = self._config.early_stop_loss
         if phase.kind == "repair" and limit is not None and mean_loss < limit:
             self.log.ended(phase=phase.kind, round_number=phase.round_number, mean_loss=mean_loss)

@@ -23,7 +23,16 @@ from rasa_moe.collect.stage import RetainRow
 from rasa_moe.config import AlignConfig
 from rasa_moe.data.rows import Pair
 from rasa_moe.files import sha256_json
-from rasa_moe.moe import ExpertId, ExpertPatch, MoeMap, low_bit_experts, make_patch, put_back, snapshot
+from rasa_moe.moe import (
+    ExpertId,
+    ExpertPatch,
+    MoeMap,
+    attention_weights,
+    low_bit_experts,
+    make_patch,
+    put_back,
+    snapshot,
+)
 from rasa_moe.progress import Progress, no_progress
 
 
@@ -147,7 +156,9 @@ def _train(
     progress: Progress,
 ) -> Alignment:
     """Run some phases on the base model and return what they made of it."""
-    before = snapshot(moe, model, experts)
+    is_repair = any(phase.kind == "repair" for phase in phases)
+    also = attention_weights(moe) if is_repair and config.attention_rank is not None else []
+    before = snapshot(moe, model, experts, also=also)
     batches = make_batches(
         tokenizer,
         pairs=pairs,
@@ -165,7 +176,7 @@ def _train(
         pairs=pairs,
         retain=retain,
         # Only repair shows anything in other contexts.
-        length=config.context_shift if any(phase.kind == "repair" for phase in phases) else 0,
+        length=config.context_shift if is_repair else 0,
         batch_tokens=config.batch_tokens,
         seed=seed,
     )
@@ -204,7 +215,7 @@ def _train(
             log = train()
         if routing is not None:
             routing.apply(model)
-        patch = make_patch(moe, model, experts, before=before, base_name=base_name)
+        patch = make_patch(moe, model, experts, before=before, base_name=base_name, also=also)
     finally:
-        put_back(moe, model, experts, before=before)
+        put_back(moe, model, experts, before=before, also=also)
     return Alignment(patch=patch, log=log)

@@ -1,5 +1,6 @@
 """Everything that knows the inside of mixture-of-experts models: find, record, train and patch experts."""
 
+from rasa_moe.moe.attention import LowRankAttention, attention_projections, attention_weights
 from rasa_moe.moe.checkpointing import checkpointed
 from rasa_moe.moe.families import Scoring
 from rasa_moe.moe.fingerprints import sha256_tensor
@@ -8,6 +9,7 @@ from rasa_moe.moe.layers import ExpertId, MoeLayer, MoeMap, discover
 from rasa_moe.moe.loading import load_model, loading_notes
 from rasa_moe.moe.low_bit import low_bit_experts
 from rasa_moe.moe.patch import ExpertPatch, export_checkpoint, make_patch
+from rasa_moe.moe.router_tensors import router_tensor_names
 from rasa_moe.moe.routers import TrainableRouters, trainable_routers
 from rasa_moe.moe.routing import count_activations, record, replay, watch_routers
 from rasa_moe.moe.scoring import routing_distribution
@@ -24,6 +26,7 @@ __all__ = [
     "ExpertId",
     "ExpertPatch",
     "ExpertSlices",
+    "LowRankAttention",
     "MoeLayer",
     "MoeMap",
     "RoutedCall",
@@ -31,6 +34,8 @@ __all__ = [
     "RoutingTrace",
     "Scoring",
     "TrainableRouters",
+    "attention_projections",
+    "attention_weights",
     "call_for_routing",
     "checkpointed",
     "count_activations",
@@ -46,6 +51,7 @@ __all__ = [
     "put_back",
     "record",
     "replay",
+    "router_tensor_names",
     "routing_distribution",
     "sha256_tensor",
     "shifted",

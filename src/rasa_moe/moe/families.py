@@ -154,6 +154,15 @@ def promised_top_k(config: Any) -> int | None:
     return config_field(config, _TOP_K_FIELDS)
 
 
+def promised_groups(config: Any) -> tuple[int, int]:
+    """Return into how many groups routers part their experts, and how many of these a token may use.
+
+    (1, 1) where the config states none: all experts are one group.
+    """
+    groups, used = getattr(config, "n_group", None), getattr(config, "topk_group", None)
+    return (int(groups), int(used)) if groups and used else (1, 1)
+
+
 def promised_moe_layers(config: Any) -> tuple[int, ...]:
     """Return the numbers of the decoder layers that the config says hold routed experts."""
     rules = _RULES_OF_FAMILY.get(config.model_type, _COMMON_RULES)

@@ -1,4 +1,5 @@
-"""Keep what training changed as an expert patch: rows of experts and whole routers, tied to one base model.
+"""Keep what training changed as an expert patch, tied to one base model: rows of experts, whole routers, and
+whole projections of attention where these learned too.
 
 A patch goes on only where every tensor it touches has the bits it was made from, and it comes off again
 bit for bit.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +44,7 @@ class ExpertPatch:
 
     Attributes:
         experts: The experts whose rows may differ.
-        after: Parameter name -> rows (k_sel,...) of an expert tensor, or a whole router tensor, as trained.
+        after: Parameter name -> rows (k_sel,...) of an expert tensor, or a whole other tensor, as trained.
         before: The same of the base model.
         manifest: Format version, base name and fingerprint, and per touched tensor its name, expert rows
             (null for a whole tensor), shape, dtype and the SHA-256 of the whole tensor before and after.
@@ -99,22 +100,23 @@ class ExpertPatch:
 
     def describe(self) -> str:
         """Return a few lines: the base, which experts and tensors are touched, and how far they moved."""
-        routers = [entry["name"] for entry in self.manifest["tensors"] if entry["rows"] is None]
-        rows = [name for name in self.after if name not in routers]
+        attention = self.manifest.get("attention", [])
+        wholes = [entry["name"] for entry in self.manifest["tensors"] if entry["rows"] is None]
+        routers = [name for name in wholes if name not in attention]
         num_layers = len({expert.layer for expert in self.experts})
-        num_values = sum(tensor.numel() for tensor in self.after.values())
-        moved, moved_routers = self._moved(rows), self._moved(routers)
+        touched_names = {
+            f"{len(self.experts)} experts in {num_layers} layers": self.after.keys() - wholes,
+            f"{len(routers)} router tensors": routers,
+            f"{len(attention)} projections of attention": attention,
+        }
         base, fingerprint = self.manifest["base_name"], self.manifest["fingerprint"]
-        return "\n".join(
-            [
-                f"Expert patch for {base} (fingerprint {fingerprint[:12]})",
-                f"{len(self.experts)} experts in {num_layers} layers, moved by {moved:.3g} of their norm",
-                f"{len(routers)} router tensors, moved by {moved_routers:.3g} of their norm",
-                f"{num_values:,} values",
-            ]
-        )
+        lines = [f"Expert patch for {base} (fingerprint {fingerprint[:12]})"]
+        for what, names in touched_names.items():
+            if names or names is not attention:
+                lines.append(f"{what}, moved by {self._moved(names):.3g} of their norm")
+        return "\n".join([*lines, f"{sum(tensor.numel() for tensor in self.after.values()):,} values"])
 
-    def _moved(self, names: Sequence[str]) -> float:
+    def _moved(self, names: Iterable[str]) -> float:
         """Return ||after - before|| / ||before|| over the named tensors, 0 for none."""
         pairs = [(self.after[name].double(), self.before[name].double()) for name in names]
         change = sum(float((after - before).square().sum()) for after, before in pairs)
@@ -193,6 +195,7 @@ def make_patch(
     *,
     before: Mapping[str, Tensor],
     base_name: str,
+    also: Sequence[str] = (),
 ) -> ExpertPatch:
     """Make a patch from a trained model and the snapshot taken before its training.
 
@@ -204,11 +207,12 @@ def make_patch(
         experts: The experts given to `snapshot`.
         before: What `snapshot` returned.
         base_name: The name a reader loads the base by.
+        also: The other parameters given to `snapshot`.
 
     Raises:
         ModelError: The snapshot is of other experts or another model.
     """
-    after = snapshot(moe, model, experts)
+    after = snapshot(moe, model, experts, also=also)
     if {name: rows.shape for name, rows in after.items()} != {
         name: rows.shape for name, rows in before.items()
     }:
@@ -218,7 +222,7 @@ def make_patch(
         )
     changed = {
         name: rows
-        for name, rows in touched(moe, experts).items()
+        for name, rows in touched(moe, experts, also=also).items()
         if sha256_tensor(after[name]) != sha256_tensor(before[name])
     }
     tensors = _described(model, changed, before=before)
@@ -229,6 +233,7 @@ def make_patch(
         "fingerprint": _fingerprint(model, tensors),
         "experts": [[expert.layer, expert.expert] for expert in sorted(experts)],
         "tensors": tensors,
+        **({"attention": [name for name in also if name in changed]} if also else {}),
     }
     return ExpertPatch(
         experts=tuple(sorted(experts)),

@@ -14,12 +14,11 @@ from rasa_moe.align.rivals.base import Job, Rival, Tuned, require_float32
 from rasa_moe.align.rivals.training import copies, learn, put_back_after
 from rasa_moe.align.shifts import context_shifts
 from rasa_moe.align.supervised import DRIFT, SupervisedLoss
-from rasa_moe.errors import ConfigError, ModelError
-from rasa_moe.moe import MoeMap
+from rasa_moe.errors import ConfigError
+from rasa_moe.moe import MoeMap, attention_projections, attention_weights
 from rasa_moe.moe.layers import expert_tensor_names
 
 _METHOD = "lora"
-_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 class Adapters:
@@ -27,7 +26,7 @@ class Adapters:
 
     Raises:
         ConfigError: The extra `peft` is not installed.
-        ModelError: The model has no attention projections of the known names.
+        ModelError: The model has no attention.
     """
 
     def __init__(self, model: Any, moe: MoeMap, *, rank: int, alpha: float, seed: int) -> None:
@@ -39,7 +38,7 @@ class Adapters:
             ) from error
         self._model = model
         self._required_grad = {name: p.requires_grad for name, p in model.named_parameters()}
-        attention = [name.removesuffix(".weight") for name in _attention_weights(model, moe)]
+        attention = list(attention_projections(moe))
         settings = LoraConfig(
             r=rank,
             lora_alpha=alpha,
@@ -84,24 +83,13 @@ class Adapters:
             parameter.requires_grad_(self._required_grad[name])
 
 
-def targets(model: Any, moe: MoeMap) -> list[str]:
+def targets(moe: MoeMap) -> list[str]:
     """Return the names of the parameters that adapters stand beside.
 
     Raises:
-        ModelError: The model has no attention projections of the known names.
+        ModelError: The model has no attention.
     """
-    return [*_attention_weights(model, moe), *_expert_weights(moe)]
-
-
-def _attention_weights(model: Any, moe: MoeMap) -> list[str]:
-    endings = tuple(f".{projection}.weight" for projection in _ATTENTION)
-    found = [name for name, _ in model.named_parameters() if name.endswith(endings)]
-    if not found:
-        raise ModelError(
-            f"This '{moe.model_type}' model has no attention projections named {', '.join(_ATTENTION)}; "
-            f"leave '{_METHOD}' out of compare."
-        )
-    return found
+    return [*attention_weights(moe), *_expert_weights(moe)]
 
 
 def _expert_weights(moe: MoeMap) -> list[str]:
@@ -116,7 +104,7 @@ def _expert_weights(moe: MoeMap) -> list[str]:
 def _train(job: Job) -> Tuned:
     require_float32(job.model, method=_METHOD)
     settings = job.config.rivals.lora
-    batches, names = job.batches(), targets(job.model, job.moe)
+    batches, names = job.batches(), targets(job.moe)
     with put_back_after(job.model, names):
         adapters = Adapters(
             job.model, job.moe, rank=settings.rank, alpha=settings.alpha, seed=job.config.seed
