@@ -113,16 +113,6 @@ def test_an_expert_that_the_anchor_never_uses_costs_nothing_forward() -> None:
 
 
 @pytest.mark.parametrize("kind", ["forward", "reverse", "symmetric"])
-def test_probabilities_too_small_for_fp32_leave_the_divergence_a_number(kind: str) -> None:
-    anchor, jailbreak = (torch.tensor([[[0.0, 110.0, shift]]]).softmax(dim=-1) for shift in (109.0, 111.0))
-    assert float(anchor[0, 0, 0]) == float(jailbreak[0, 0, 0]) == 0.0
-    divergence = float(routing_divergence(anchor, jailbreak, kind=kind))  # type: ignore[arg-type]
-    # (p, 1 - p) against (1 - p, p), alike in both directions.
-    p = 1 / (1 + math.e)
-    assert divergence == pytest.approx((1 - 2 * p) * math.log((1 - p) / p), rel=1e-5)
-
-
-@pytest.mark.parametrize("kind", ["forward", "reverse", "symmetric"])
 def test_equal_routing_has_no_divergence(routing: tuple[torch.Tensor, torch.Tensor], kind: str) -> None:
     anchor, _ = routing
     assert float(routing_divergence(anchor, anchor.clone(), kind=kind)) == pytest.approx(0.0, abs=1e-6)  # type: ignore[arg-type]

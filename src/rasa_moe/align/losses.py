@@ -19,7 +19,6 @@ from rasa_moe.distributed import current
 
 Divergence = Literal["forward", "reverse", "symmetric"]
 RETAINED = "retain"
-_TINY = torch.finfo(torch.float32).tiny
 
 
 def supervised_losses(logits: Tensor, batch: TrainingBatch, micro: MicroBatch) -> dict[str, Tensor]:
@@ -118,11 +117,9 @@ def routing_divergence(
         between the means of two batches: each jailbreak is compared with its own plain request.
     """
     target = anchor.detach()
-    # A probability may be too small for fp32, and 0 times its logarithm is no number.
-    log_jailbreak, log_target = (p.clamp_min(_TINY).log() for p in (jailbreak, target))
-    forward = functional.kl_div(log_jailbreak, target, reduction="none").sum(dim=-1)  # (B,L)
+    forward = functional.kl_div(jailbreak.log(), target, reduction="none").sum(dim=-1)  # (B,L)
     divergence = forward
     if kind != "forward":
-        reverse = (jailbreak * (log_jailbreak - log_target)).sum(dim=-1)
+        reverse = (jailbreak * (jailbreak.log() - target.log())).sum(dim=-1)
         divergence = reverse if kind == "reverse" else (forward + reverse) / 2
     return divergence.sum() / ((pairs or len(target)) * target.shape[1])
