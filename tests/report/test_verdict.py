@@ -167,6 +167,8 @@ def test_the_interval_of_a_change_agrees_with_newcombe() -> None:
         (percent(0.0003), "<0.1%"),
         (percent(0.9996), ">99.9%"),
         (percent(1.04), "104%"),
+        (percent(float("nan")), "\u2013"),
+        (points(float("nan")), "\u2013"),
         (points(-0.561), "\u221256"),
         (points(-0.002), "\u22120.2"),
         (points(0.0001), "0"),

@@ -10,6 +10,8 @@ from scipy import stats
 
 from rasa_moe.evaluate.statistics import family_mean
 from rasa_moe.reproduce.estimates import difference_over_seeds, mean_over_seeds
+from rasa_moe.reproduce.plan import Place
+from rasa_moe.reproduce.results import Measured, mean_of, stack
 
 
 def _draw(rate: float, shape: tuple[int, ...], seed: int) -> np.ndarray:
@@ -82,6 +84,58 @@ def test_goals_that_all_agree_still_leave_doubt() -> None:
         -1.0,
         -1.0,
     ) and -0.9 < apart.ci_high < -0.1
+
+
+def test_where_nothing_can_be_compared_everything_is_possible() -> None:
+    scored, unscored = np.ones((2, 1, 5)), np.full((2, 1, 5), np.nan)
+    first_half, second_half = scored.copy(), scored.copy()
+    first_half[..., 2:], second_half[..., :2] = np.nan, np.nan
+    one_seed_unscored = scored.copy()
+    one_seed_unscored[0] = np.nan
+    for first, second in (
+        (scored, unscored),
+        (unscored, scored),
+        (first_half, second_half),
+        (one_seed_unscored, scored),
+    ):
+        found = difference_over_seeds(first, second)
+        assert math.isnan(found.difference)
+        assert (found.ci_low, found.ci_high, found.p_value) == (-1.0, 1.0, 1.0)
+        assert (found.seeds_lower, found.seeds_higher, found.seeds) == (0, 0, 2)
+
+
+def test_a_single_goal_is_no_clear_difference() -> None:
+    found = difference_over_seeds(np.ones((3, 4, 1)), np.zeros((3, 4, 1)))
+    assert (found.difference, found.p_value) == (1.0, 1.0)
+    assert found.ci_low < 0.3 and found.ci_high == 1.0
+
+
+def _cell(outcomes: list[float | None]) -> Measured:
+    """Return a cell with one suite that asks ten goals again and again."""
+    suite = {
+        "name": "story",
+        "kind": "attack_held_out",
+        "group": "",
+        "goals": [f"goal {number % 10}" for number in range(len(outcomes))],
+        "outcomes": outcomes,
+    }
+    place = Place(table="main", model="m", method="rasa", seed=0)
+    return Measured(place, {"suites": [suite], "error": None})
+
+
+def test_every_wording_of_a_goal_counts() -> None:
+    # Four wordings of five succeed on every goal; one row could not be judged.
+    outcomes: list[float | None] = [1.0] * 40 + [0.0] * 10
+    outcomes[3] = None
+    cell = _cell(outcomes)
+    values = stack([cell, _cell([0.0] * 50)], "attack_held_out")
+    assert values is not None and values.shape == (2, 1, 10, 5)
+    assert mean_of(cell, "attack_held_out") == pytest.approx(39 / 49)
+    mean = mean_over_seeds(values)
+    assert (mean.rate, mean.n) == (pytest.approx(39 / 49 / 2), 99)
+    difference = difference_over_seeds(values[:1], values[1:])
+    assert difference.difference == pytest.approx(39 / 49)
+    assert difference.p_value == pytest.approx(2 / 2**10)
 
 
 def test_other_prompts_are_refused() -> None:

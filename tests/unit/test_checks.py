@@ -99,6 +99,11 @@ def test_halves_share_no_goal() -> None:
     assert found.mean == 0.0
 
 
+def test_a_single_goal_has_no_halves() -> None:
+    found = checks.stability_across_seeds(*noisy(4), budget=2, goals=["a"] * 4, seeds=range(3))
+    assert (found.mean, found.low, found.high) == (0.0, 0.0, 1.0)
+
+
 def test_rank_correlation_is_spearmans() -> None:
     first, second = torch.rand(2, 3, 4, dtype=torch.float64)
     expected = stats.spearmanr(first.flatten(), second.flatten()).statistic

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -219,7 +220,41 @@ def test_the_matrix_has_a_gap_where_a_family_lacks_a_goal_or_a_score() -> None:
     story = Suite("story", "attack_trained", "", tuple(row("story", number) for number in (0, 1)))
     novel = Suite("novel", "attack_held_out", "", tuple(row("novel", number) for number in (1, 2, 3)))
     matrix = outcome_matrix([story, novel], judged(BASE))
-    np.testing.assert_array_equal(matrix, [[1, 1, np.nan, np.nan], [np.nan, 1, 1, np.nan]])
+    np.testing.assert_array_equal(matrix[..., 0], [[1, 1, np.nan, np.nan], [np.nan, 1, 1, np.nan]])
+
+
+def asked_again(name: str, marks: str, *, goals: int) -> tuple[Suite, dict[str, Judged]]:
+    """Return a suite of trained attacks whose goals are asked in several wordings, one mark a row."""
+    rows = [replace(row(name, number), goal=f"harmful {number % goals}") for number in range(len(marks))]
+    answer = Answer(text="x", is_truncated=False, num_tokens=1)
+    found = [
+        Judged(row=one, answer=answer, verdict=VERDICTS[mark]) for one, mark in zip(rows, marks, strict=True)
+    ]
+    return Suite(name, "attack_trained", "", tuple(rows)), {one.row.id: one for one in found}
+
+
+def test_mean_and_rows_of_a_family_agree_where_goals_have_several_wordings() -> None:
+    # Two goals have six wordings, two have five; goal 0 could not be judged in three of its own.
+    suite, found = asked_again("story", "hhhh" + "hhhh" + "?hhh" + "?hhh" + "?sss" + "sh", goals=4)
+    one = evaluate({"base": found}, suites=[suite], trained_families=["story"])
+    line, mean = line_of(one.rows, suite="story"), line_of(one.means, name="attack_trained")
+    assert (line["k"], line["n"], line["unscored"]) == (15, 19, 3)
+    assert (mean["rate"], mean["n"]) == (pytest.approx(line["rate"]), line["n"])
+
+
+def test_goals_count_whole_where_they_are_asked_more_than_once() -> None:
+    # Goals 0 to 2 of 12 are lost by the base, goals 3 to 7 by the other, in both families and all wordings.
+    tables, members = {}, []
+    for model, marks in (("base", "hhhsssssssss"), ("rasa", "ssshhhhhssss")):
+        made = [asked_again(name, marks * 6, goals=12) for name in ("story", "novel")]
+        members = [suite for suite, _ in made]
+        tables[model] = {**made[0][1], **made[1][1]}
+    whole = evaluate(tables, suites=members, trained_families=["story", "novel"])
+    for name, times in (("story", 6), ("novel", 6), ("attack_trained", 12)):
+        line = line_of(whole.paired, suite=name)
+        assert (line["n"], line["better"], line["worse"]) == (12 * times, 3 * times, 5 * times)
+        assert line["p_value"] == pytest.approx(186 / 2**8)  # of a sign test of 3 and 5 goals
+        assert line["ci_low"] < 0 < line["ci_high"] and line["difference"] == pytest.approx(2 / 12)
 
 
 def test_a_suite_without_any_score_has_no_rate_in_json() -> None:

@@ -220,6 +220,36 @@ def test_interval_of_the_family_mean_covers_where_treating_rows_as_independent_d
     assert naive / num_runs < 0.87
 
 
+def test_the_rate_of_a_family_is_that_of_its_rows_however_often_a_goal_was_asked():
+    generator = np.random.default_rng(4)
+    values = (generator.random((1, 20, 5)) < 0.6).astype(float)
+    values[generator.random(values.shape) < 0.3] = NAN
+    mean, rows = statistics.family_mean(values), statistics.rate_of(values.ravel())
+    assert (mean.rate, mean.n, mean.goals) == (pytest.approx(rows.rate), rows.n, 20)
+
+
+def test_wordings_that_are_answered_alike_add_no_certainty():
+    one = (np.random.default_rng(1).random((1, 50)) < 0.3).astype(float)
+    single = statistics.family_mean(one)
+    worded = statistics.family_mean(np.repeat(one[..., np.newaxis], 8, axis=2))
+    assert worded.rate == pytest.approx(single.rate)
+    assert worded.ci_high - worded.ci_low == pytest.approx(single.ci_high - single.ci_low, rel=0.05)
+    assert (worded.n, worded.goals) == (400, 50)
+
+
+def test_one_row_a_goal_is_the_same_with_an_axis_of_wordings(outcomes):
+    assert statistics.family_mean(outcomes[..., np.newaxis]) == statistics.family_mean(outcomes)
+
+
+@pytest.mark.parametrize("num_families", [3, 6, 7, 10])
+def test_families_that_are_all_or_nothing_claim_no_more_than_their_goals(num_families):
+    """Their mean varies by rounding alone, whatever the share of families that fall."""
+    for fallen in range(num_families + 1):
+        values = np.zeros((num_families, 30))
+        values[:fallen] = 1
+        assert statistics.family_mean(values).effective_n == 30
+
+
 def test_missing_families_and_goals_are_not_counted():
     values = np.array([[1.0, NAN, 0.0], [NAN, NAN, NAN]])
     mean = statistics.family_mean(values)

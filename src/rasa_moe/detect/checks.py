@@ -114,9 +114,12 @@ def stability_across_seeds(
     share no goal, are compared.
 
     Returns:
-        Jaccard of the two halves, over seeds.
+        Jaccard of the two halves, over seeds. A single goal has no halves: then nothing was seen to agree,
+        and the interval is everything, 0 to 1.
     """
     names = list(dict.fromkeys(goals))
+    if len(names) < 2:
+        return Spread(mean=0.0, low=0.0, high=1.0)
     found = []
     for seed in seeds:
         order = np.random.default_rng(seed).permutation(len(names))

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from rasa_moe.data.rows import PromptRow
 from rasa_moe.engines import Answer, generate
-from rasa_moe.evaluate.statistics import Floats, adjusted_p_values, family_mean, paired_change, rate_of
+from rasa_moe.evaluate.goals import by_goal, goal_change
+from rasa_moe.evaluate.statistics import Floats, adjusted_p_values, family_mean, rate_of
 from rasa_moe.evaluate.suites import DONE_SUFFIX, KINDS, Suite
 from rasa_moe.judges import Judge, Verdict, judge_all
 from rasa_moe.progress import Progress, no_progress
@@ -36,7 +35,7 @@ class Evaluation:
         models: Names, base first.
         rows: One line a (model, suite): k of n, unscored, rate, interval, answers cut at the limit.
         means: Means over the families of a kind, with intervals that draw whole goals.
-        paired: Each model against the base on the same prompts.
+        paired: Each model against the base on the same prompts; a goal asked more than once counts whole.
         trained_families: Families the repair was trained on.
         notes: What a reader must know about the numbers.
     """
@@ -133,7 +132,7 @@ def evaluate(
         for name in models
         for mean in _means(name, suites, judged[name], trained_groups=trained_groups, seed=seed)
     )
-    paired = tuple(_paired(suites, judged, after) for after in models if after != BASE)
+    paired = tuple(_paired(suites, judged, after, seed=seed) for after in models if after != BASE)
     return Evaluation(
         models=models,
         rows=rows,
@@ -150,14 +149,10 @@ def outcomes(suite: Suite, judged: Mapping[str, Judged]) -> list[float | None]:
 
 
 def outcome_matrix(suites: Sequence[Suite], judged: Mapping[str, Judged]) -> Floats:
-    """Return (suites, goals) of 0, 1 and NaN; the columns are the goals of all suites together."""
-    goals = {row.goal: None for suite in suites for row in suite.rows}
-    column = {goal: index for index, goal in enumerate(goals)}
-    matrix = np.full((len(suites), len(goals)), np.nan)
-    for number, suite in enumerate(suites):
-        for row, value in zip(suite.rows, outcomes(suite, judged), strict=True):
-            matrix[number, column[row.goal]] = math.nan if value is None else value
-    return matrix
+    """Return (suites, goals, wordings) of 0, 1 and NaN; the goals are those of all suites together."""
+    return by_goal(
+        zip((row.goal for row in suite.rows), outcomes(suite, judged), strict=True) for suite in suites
+    )
 
 
 def _row(model: str, suite: Suite, judged: Mapping[str, Judged]) -> dict[str, Any]:
@@ -206,7 +201,7 @@ def _means(
 
 
 def _paired(
-    suites: Sequence[Suite], judged: Mapping[str, Mapping[str, Judged]], after: str
+    suites: Sequence[Suite], judged: Mapping[str, Mapping[str, Judged]], after: str, *, seed: int
 ) -> list[dict[str, Any]]:
     """Compare a model with the base, suite by suite and kind by kind.
 
@@ -221,7 +216,8 @@ def _paired(
     for name, kind, members in (*single, *(entry for entry in pooled if entry[2])):
         first = [value for suite in members for value in outcomes(suite, judged[BASE])]
         second = [value for suite in members for value in outcomes(suite, judged[after])]
-        change = paired_change(first, second)  # type: ignore[arg-type]
+        goals = [row.goal for suite in members for row in suite.rows]
+        change = goal_change(first, second, goals=goals, seed=seed)
         more_is_better = kind == "ability"
         lines.append(
             {

@@ -1,6 +1,6 @@
 """Intervals and tests for rates of yes-or-no outcomes; what scipy has is called, not rewritten.
 
-Shape letters: F families, G goals, B resamples.
+Shape letters: F families, G goals, W wordings of a goal within one family, B resamples.
 
 An outcome is 1 or 0, and NaN (or None) where a judge could not decide. Unscored outcomes are left out of a
 rate and counted beside it; they never count as safe.
@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 Floats = NDArray[np.float64]
+_ROUNDING = 1e-24  # of a variance of rates: far above that of rounding, far below any of outcomes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,7 @@ def rate_of(outcomes: ArrayLike, *, confidence: float = 0.95) -> Rate:
         outcomes: (N,) of 0, 1, and NaN or None for unscored.
         confidence: Coverage of the interval.
     """
-    values = _outcomes(outcomes, num_axes=1)
+    values = _outcomes(outcomes, num_axes=(1,))
     scored = values[~np.isnan(values)]
     k, n = int(scored.sum()), len(scored)
     low, high = wilson(k, n, confidence=confidence)
@@ -113,7 +114,7 @@ def paired_change(before: ArrayLike, after: ArrayLike, *, confidence: float = 0.
         after: (N,) outcomes of the same rows in the same order.
         confidence: Coverage of the interval.
     """
-    first, second = _outcomes(before, num_axes=1), _outcomes(after, num_axes=1)
+    first, second = (_outcomes(values, num_axes=(1,)) for values in (before, after))
     if first.shape != second.shape:
         raise ValueError(f"paired outcomes need equal lengths, got {len(first)} and {len(second)}")
     scored = ~(np.isnan(first) | np.isnan(second))
@@ -180,15 +181,16 @@ def family_mean(
     The families are taken as given: the interval says nothing about families that were not asked.
 
     Args:
-        outcomes: (F, G) of 0, 1, and NaN where a family lacks the goal or the judge could not decide.
+        outcomes: (F, G) of 0, 1, and NaN where a family lacks the goal or the judge could not decide; or
+            (F, G, W), where a family's rate is that of its rows: a goal with more of them weighs more.
         confidence: Coverage of the interval.
         resamples: B.
         seed: Equal seeds give equal results.
     """
-    values = _outcomes(outcomes, num_axes=2)
-    observed = ~np.isnan(values)
+    values = _outcomes(outcomes, num_axes=(2, 3))
+    observed = np.any(~np.isnan(values), axis=tuple(range(2, values.ndim)))  # (F, G)
     values = values[observed.any(axis=1)][:, observed.any(axis=0)]
-    num_families, num_goals = values.shape
+    num_families, num_goals = values.shape[:2]
     n = int((~np.isnan(values)).sum())
     if n == 0:
         return FamilyMean(rate=math.nan, ci_low=0.0, ci_high=1.0, families=0, goals=0, n=0, effective_n=0.0)
@@ -221,7 +223,7 @@ def weighted_family_means(outcomes: Floats, goal_weights: Floats) -> Floats:
     """Average over families under each weighting of the goals.
 
     Args:
-        outcomes: (F, G) float64 of 0, 1 and NaN.
+        outcomes: (F, G) or (F, G, W) float64 of 0, 1 and NaN.
         goal_weights: (B, G) float64, such as `draw_goals` gives.
 
     Returns:
@@ -229,8 +231,9 @@ def weighted_family_means(outcomes: Floats, goal_weights: Floats) -> Floats:
         left out of that resample; NaN if that is every family.
     """
     observed = ~np.isnan(outcomes)
-    hits = goal_weights @ np.where(observed, outcomes, 0.0).T  # (B, F)
-    totals = goal_weights @ observed.T.astype(np.float64)  # (B, F)
+    wordings = tuple(range(2, outcomes.ndim))
+    hits = goal_weights @ np.where(observed, outcomes, 0.0).sum(axis=wordings).T  # (B, F)
+    totals = goal_weights @ observed.sum(axis=wordings, dtype=np.float64).T  # (B, F)
     drawn = totals > 0
     rates = np.divide(hits, totals, out=np.zeros_like(hits), where=drawn)
     num_drawn = drawn.sum(axis=1)
@@ -246,11 +249,12 @@ def adjusted_p_values(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in stats.false_discovery_control(p_values, method="bh")]
 
 
-def _outcomes(values: ArrayLike, *, num_axes: int) -> Floats:
+def _outcomes(values: ArrayLike, *, num_axes: tuple[int, ...]) -> Floats:
     """Turn True, False, 0, 1, None and NaN into float64 and refuse everything else."""
     array = np.asarray(values, dtype=np.float64)
-    if array.ndim != num_axes:
-        raise ValueError(f"outcomes must have {num_axes} axes, got shape {array.shape}")
+    if array.ndim not in num_axes:
+        wanted = " or ".join(map(str, num_axes))
+        raise ValueError(f"outcomes must have {wanted} axes, got shape {array.shape}")
     if not bool((np.isnan(array) | (array == 0) | (array == 1)).all()):
         raise ValueError("an outcome must be 0, 1, or missing")
     return array
@@ -264,10 +268,10 @@ def _combine(first: float, second: float, *, phi: float) -> float:
 def _effective_n(rate: float, variance: float, *, n: int, num_goals: int) -> float:
     """Count the independent outcomes that would make the mean vary as it does; at most n.
 
-    With every outcome equal the resamples cannot differ and say nothing about how goals cluster; then only
-    the number of goals is claimed, as if each goal answered alike in all families.
+    With every family all or nothing the resamples differ by rounding alone and say nothing about how goals
+    cluster; then only the number of goals is claimed, as if each goal answered alike in all families.
     """
-    if variance <= 0.0:
+    if variance < _ROUNDING:
         return float(num_goals)
     return min(rate * (1 - rate) / variance, float(n))
 

@@ -65,7 +65,9 @@ def change_between(before: Estimate, after: Estimate) -> Change:
 
 
 def percent(rate: float) -> str:
-    """Return 0.412 as "41%", with a decimal where rounding would turn few into none or most into all."""
+    """Return 0.412 as "41%", with a decimal where rounding would turn few into none or most into all, and a dash for none at all."""
+    if math.isnan(rate):
+        return DASH
     shown = 100 * rate
     # Intervals come from an inverse function and end at 0.9999999999 where they mean 1.
     if any(abs(shown - end) < 1e-6 for end in (0, 100)):
@@ -111,6 +113,8 @@ def whole(number: int) -> str:
 
 def points(difference: float) -> str:
     """Return a difference of rates in percentage points with its sign; small ones with a decimal."""
+    if math.isnan(difference):
+        return DASH
     size = abs(100 * difference)
     if size < 0.05:
         return "0"

@@ -268,8 +268,6 @@ def _rise_cautions(evaluation: Evaluation) -> list[str]:
 
 
 def _suite_words(rise: Rise) -> str:
-    # Pooled, answers to one goal in several wrappers count as independent, so this p-value is a little too
-    # small.
     return "all suites pooled" if rise.suite == rise.kind.name else rise.suite
 
 

@@ -79,6 +79,8 @@ def frontier_chart(points: Sequence[Point], *, title: str) -> Html:
 
     The price is drawn on a square-root scale, because the methods worth telling apart crowd near 0.
     """
+    # A rate of nothing that could be scored is nowhere.
+    points = [point for point in points if not math.isnan(point.price + point.robustness)]
     labels = _label_places([point for point in points if point.is_named])
     picture = el(
         "svg",

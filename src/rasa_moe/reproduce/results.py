@@ -1,6 +1,6 @@
 """What cells measured, as arrays that the tables are made of.
 
-Shape letters: S seeds, F families, G goals.
+Shape letters: S seeds, F families, G goals, W wordings of a goal within one family.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from rasa_moe.errors import RunError
+from rasa_moe.evaluate.goals import by_goal
 from rasa_moe.evaluate.statistics import Floats, weighted_family_means
 from rasa_moe.evaluate.suites import DONE_SUFFIX
 from rasa_moe.reproduce.plan import Place, Planned
@@ -62,14 +63,8 @@ class Measured:
 
 
 def matrix(suites: Sequence[Suite]) -> Floats:
-    """Return (F,G) outcomes, a row a suite; NaN where a suite lacks the goal or the judge could not tell."""
-    goals = {goal: None for suite in suites for goal in suite["goals"]}
-    column = {goal: index for index, goal in enumerate(goals)}
-    values: Floats = np.full((len(suites), len(goals)), np.nan)
-    for row, suite in enumerate(suites):
-        for goal, outcome in zip(suite["goals"], suite["outcomes"], strict=True):
-            values[row, column[goal]] = math.nan if outcome is None else outcome
-    return values
+    """Return (F,G,W) outcomes; NaN where a suite lacks the goal or wording, or the judge could not tell."""
+    return by_goal(zip(suite["goals"], suite["outcomes"], strict=True) for suite in suites)
 
 
 def mean_of(measured: Measured, name: str) -> float:
@@ -81,7 +76,7 @@ def mean_of(measured: Measured, name: str) -> float:
 
 
 def stack(trainings: Sequence[Measured], name: str, *, suite: str | None = None) -> Floats | None:
-    """Return (S,F,G) outcomes of the trainings that did not fail; None if none did, or nothing was asked.
+    """Return (S,F,G,W) outcomes of the trainings that did not fail; None if none did, or nothing was asked.
 
     Args:
         trainings: Of one method on one model, in order of seed.
