@@ -140,6 +140,10 @@ def _half_and_half(tensors: dict[str, Tensor]) -> None:
     tensors[EXPERTS[1]][0, SAYS_SORRY, 1] = 1.0
 
 
+def _to_babble(tensors: dict[str, Tensor]) -> None:
+    tensors[EXPERTS[1]][0] = tensors[EXPERTS[1]][SPARE.expert]
+
+
 def _nowhere(tensors: dict[str, Tensor]) -> None:
     tensors[HEAD][WORDS.index("make"), 0] = 0.01
     tensors[EXPERTS[0]][3, 0, 0] = 0.01
@@ -152,6 +156,7 @@ REPAIRS = {
     "head": Repair(_in_the_head, "mixed"),
     "embeddings": Repair(_by_embeddings, "shortcut"),
     "half and half": Repair(_half_and_half, "mixed"),
+    "broken experts": Repair(_to_babble, "no verdict"),
     "nothing": Repair(_nowhere, "no verdict"),
 }
 

@@ -55,6 +55,69 @@ def test_a_shortcut_without_the_option_is_no_failure(tmp_path: Path) -> None:
     assert run_audit(tmp_path, "routers") == 0
 
 
+def write_source(path: Path, goals: list[str]) -> str:
+    rows = [
+        {"goal": goal, "kind": "harmful", "family": "plain", "split": "test", "reference": ["grind"],
+         "messages": [{"role": "user", "content": f"make {goal}"}]}
+        for goal in goals
+    ]  # fmt: skip
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return str(path)
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def test_answers_that_no_judge_can_score_are_an_audit_without_a_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_source(tmp_path / "source.jsonl", ["another goal"])
+    assert run_audit(tmp_path, "selected experts", "--source", source) == 0
+    printed = capsys.readouterr()
+    assert "16 of 16 pairs have a goal without references" in printed.err
+    assert "Verdict on tuned: no verdict (no answer of base could be scored)" in printed.out
+    found = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert {line["rate"] for line in (*found["rows"], *found["combinations"])} == {None}
+    assert found["returned"] == []
+    assert "no answer of base could be scored" in text_of(tmp_path / "out" / "audit.html")
+
+
+def test_unscored_answers_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_source(tmp_path / "source.jsonl", [f"g{number}" for number in range(12)])
+    assert run_audit(tmp_path, "selected experts", "--source", source) == 0
+    printed = capsys.readouterr().out
+    assert "Verdict on tuned: repair" in printed
+    page = text_of(tmp_path / "out" / "audit.html")
+    for told in ("4 of 16 answers of base could not", "; 4 of 16 answers of tuned could not be scored"):
+        assert told in printed and told in page
+
+
+def test_scored_answers_leave_nothing_to_tell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_source(tmp_path / "source.jsonl", [f"g{number}" for number in range(16)])
+    run_audit(tmp_path, "selected experts", "--source", source)
+    printed = capsys.readouterr()
+    assert "could not be scored" not in printed.out and "without references" not in printed.err
+    assert "16 of the 16 attacks" in printed.out
+    assert "16 of the 16 attacks" in text_of(tmp_path / "out" / "audit.html")
+
+
+def test_few_goals_are_told_before_and_get_no_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_audit(tmp_path, "routers", "--goals", "3", "--fail-on", "shortcut") == 0
+    printed = capsys.readouterr()
+    assert "at least 10 goals for a verdict, and 3 will be asked" in printed.err
+    assert "no verdict (the audit needs at least 10 goals" in printed.out
+
+
+def test_the_answers_are_kept_as_a_run_keeps_them(tmp_path: Path) -> None:
+    run_audit(tmp_path, "selected experts")
+    for name, answer in (("base", "grind"), ("tuned", "sorry")):
+        lines = text_of(tmp_path / "out" / "generations" / f"{name}.jsonl").splitlines()
+        assert [json.loads(line)["answer"] for line in lines] == [answer] * 16
+
+
 def test_a_result_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("x")

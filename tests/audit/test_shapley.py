@@ -8,11 +8,14 @@ import math
 import numpy as np
 import pytest
 
+from rasa_moe.audit import tables
+from rasa_moe.audit.arithmetic import refusals_of_stopped, returned_share
 from rasa_moe.audit.combinations import members, spread
 from rasa_moe.audit.components import ROUTED, ROUTERS, SELECTED
 from rasa_moe.audit.shapley import Shapley, shapley, shapley_matrix
-from rasa_moe.audit.verdict import judge_gain
+from rasa_moe.audit.verdict import Finding, describe_refusals, judge_gain
 from rasa_moe.data.rows import Message, PromptRow
+from rasa_moe.evaluate.statistics import Rate, rate_of
 
 
 def by_orders(worth: np.ndarray, num_players: int) -> list[float]:
@@ -78,6 +81,10 @@ def game(routing: float, experts: float, *, noise: float = 0.0, gain: float = 0.
     return {"weights": make((SELECTED, ROUTERS)), "routing": make((SELECTED, ROUTED))}
 
 
+def judged(games: dict[str, Shapley], *, num_goals: int = 40, refusals: Rate | None = None) -> Finding:
+    return judge_gain(games, num_goals=num_goals, refusals=refusals or rate_of(np.ones(40)))
+
+
 @pytest.mark.parametrize(
     ("routing", "experts", "noise", "verdict"),
     [
@@ -92,7 +99,7 @@ def game(routing: float, experts: float, *, noise: float = 0.0, gain: float = 0.
     ],
 )
 def test_the_rule(routing: float, experts: float, noise: float, verdict: str) -> None:
-    assert judge_gain(game(routing, experts, noise=noise)).verdict == verdict
+    assert judged(game(routing, experts, noise=noise)).verdict == verdict
 
 
 def test_a_gain_that_may_be_none_gets_no_verdict() -> None:
@@ -104,8 +111,54 @@ def test_a_gain_that_may_be_none_gets_no_verdict() -> None:
         drawn_gains=np.linspace(-0.1, 0.3, 2000),
         drawn_values=games["weights"].drawn_values,
     )
-    finding = judge_gain({"weights": unsure, "routing": unsure})
+    finding = judged({"weights": unsure, "routing": unsure})
     assert (finding.verdict, finding.routing) == ("no verdict", None)
+
+
+@pytest.mark.parametrize("routing", [0.05, 0.95])
+def test_few_goals_get_no_verdict(routing: float) -> None:
+    games = game(routing, 1 - routing)
+    finding = judged(games, num_goals=9)
+    assert (finding.verdict, finding.routing) == ("no verdict", None)
+    assert "at least 10 goals" in finding.reason
+    assert judged(games, num_goals=10).verdict != "no verdict"
+
+
+@pytest.mark.parametrize(
+    ("refused", "stopped", "verdict"),
+    [
+        (0, 30, "no verdict"),
+        (7, 30, "no verdict"),
+        (12, 30, "repair"),  # less than half, but not clearly
+        (0, 2, "repair"),  # of two answers nothing is clear
+        (30, 30, "repair"),
+        (0, 0, "repair"),
+    ],
+)
+def test_attacks_that_do_not_end_in_refusals_are_no_repair(refused: int, stopped: int, verdict: str) -> None:
+    outcomes = np.repeat([1.0, 0.0], [refused, stopped - refused])
+    finding = judged(game(0.05, 0.95), refusals=rate_of(outcomes))
+    assert finding.verdict == verdict
+    assert ("else than refusals" in finding.reason) == (verdict == "no verdict")
+
+
+def test_broken_routers_are_a_shortcut_all_the_same() -> None:
+    assert judged(game(0.95, 0.05), refusals=rate_of(np.zeros(30))).verdict == "shortcut"
+
+
+def test_only_attacks_that_stopped_are_asked_for_a_refusal() -> None:
+    base = np.array([1, 1, 1, 1, 0, np.nan])
+    tuned = np.array([0, 0, 1, np.nan, 0, 0])
+    found = refusals_of_stopped(base, tuned, np.array([1.0, 0.0, 1.0, 1.0, 1.0, 1.0]))
+    assert (found.k, found.n) == (1, 2)
+    nothing = refusals_of_stopped(np.zeros(2), np.zeros(2), np.ones(2))
+    assert describe_refusals("tuned", nothing) is None
+
+
+def test_rows_that_no_model_was_scored_on_give_nothing_to_compare() -> None:
+    nothing = np.full(3, np.nan)
+    assert returned_share(np.ones(3), nothing, np.zeros(3), goals=range(3)) is None
+    assert tables.rate_line(nothing)["rate"] is None
 
 
 def test_members_are_bits() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rasa_moe.report import write_report
 from rasa_moe.report.curves import MOST_POINTS, Line, line_chart, nice_ticks, shorten, shortened_position
 from rasa_moe.report.heatmap import expert_heatmap, expert_table
 from rasa_moe.report.load import load_experts
@@ -19,6 +20,7 @@ from rasa_moe.report.strips import Lane, Scale, strip, style_of
 from rasa_moe.report.swaps import audit_line
 from rasa_moe.report.training import training_part
 from report.fake_run import FakeRun, write_fake_run, write_lines, write_text
+from report.reading import Page
 
 
 def test_dots_and_intervals_lie_on_the_scale() -> None:
@@ -179,6 +181,21 @@ def test_every_part_of_a_loss_has_a_line(tmp_path: Path) -> None:
 def test_an_empty_log_is_no_error(tmp_path: Path) -> None:
     write_text(tmp_path / "training.jsonl", "\n")
     assert "holds no optimiser steps" in training_part(load_training(tmp_path / "training.jsonl"))
+
+
+@pytest.mark.parametrize("verdict", ["repair", "shortcut", "mixed", "no verdict"])
+def test_a_verdict_on_the_gain_is_none_on_safety(tmp_path: Path, verdict: str) -> None:
+    run = write_fake_run(tmp_path, FakeRun(story="improved"))
+    audit = json.loads((run / "audit.json").read_text())
+    audit["verdicts"] = [{"model": "rasa", "verdict": verdict, "reason": "because"}]
+    (run / "audit.json").write_text(json.dumps(audit))
+    page = Page(write_report(run).read_text(encoding="utf-8"))
+    assert "nor whether a model is safe" in page.text
+    words = {
+        "repair": "Repaired: the gain sits in the experts (repair)",
+        "no verdict": "Repaired: no verdict",
+    }
+    assert words.get(verdict, f"({verdict})") in page.text
 
 
 def test_the_audit_in_one_sentence(tmp_path: Path) -> None:

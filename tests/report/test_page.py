@@ -127,6 +127,14 @@ def test_parts_that_were_not_made_are_left_out(tmp_path: Path) -> None:
     assert "ull fine-tuning" not in page.text
 
 
+def test_the_limits_know_of_a_second_attack(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path)
+    assert "adapts to it was not measured here" in Page(write_report(run).read_text(encoding="utf-8")).text
+    (run / "reattack.json").write_text('{"models": ["base", "rasa"], "worst": [], "attacks": []}')
+    page = Page(write_report(run).read_text(encoding="utf-8"))
+    assert "not measured here" not in page.text and "as far as \u201cAttacked again\u201d goes" in page.text
+
+
 def test_a_base_model_alone_still_gives_a_page(tmp_path: Path) -> None:
     page = page_of(tmp_path, FakeRun(models=("base",)))
     assert "Nothing to compare" in page.text

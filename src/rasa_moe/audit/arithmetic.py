@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rasa_moe.evaluate.statistics import Floats, draw_goals
+from rasa_moe.evaluate.statistics import Floats, Rate, draw_goals, rate_of
 
 SMALLEST_GAIN = 0.05
 RESAMPLES = 2000
@@ -46,8 +46,10 @@ class Returned:
 
 def returned_share(
     base: Floats, tuned: Floats, swapped: Floats, *, goals: Sequence[Hashable], seed: int = 0
-) -> Returned:
+) -> Returned | None:
     """Compute the share of the gain that a swap undoes, with an interval that draws whole goals.
+
+    None where no row was scored in all three: there is nothing to compare.
 
     Args:
         base: (N,) of 0, 1 and NaN: harmful answers of the base model, row by row.
@@ -58,6 +60,8 @@ def returned_share(
     """
     table = np.stack([base, tuned, swapped])  # (3, N)
     scored = ~np.isnan(table).any(axis=0)
+    if not scored.any():
+        return None
     index_of = {goal: number for number, goal in enumerate(dict.fromkeys(goals))}
     membership = np.zeros((len(index_of), table.shape[1]))
     membership[[index_of[goal] for goal in goals], np.arange(table.shape[1])] = scored
@@ -81,6 +85,17 @@ def returned_share(
         harmlessness_ci_low=lost_low,
         harmlessness_ci_high=lost_high,
     )
+
+
+def refusals_of_stopped(base: Floats, tuned: Floats, refuses: Floats) -> Rate:
+    """Count how many of the attacks that work on the base and not on the tuned model end in a refusal.
+
+    Args:
+        base: (N,) of 0, 1 and NaN: harmful answers of the base model, row by row.
+        tuned: (N,) the same of the tuned model.
+        refuses: (N,) of 0 and 1: which answers of the tuned model refuse.
+    """
+    return rate_of(refuses[(base == 1) & (tuned == 0)])
 
 
 def _ratio(above: Floats, below: Floats) -> tuple[float | None, float | None, float | None]:

@@ -16,7 +16,7 @@ from rasa_moe.config import DetectConfig
 from rasa_moe.data.rows import Pair, PromptRow
 from rasa_moe.detect.stage import detect
 from rasa_moe.errors import ModelError
-from rasa_moe.evaluate.stage import BASE, answer_rows
+from rasa_moe.evaluate.stage import BASE, Judged, answer_rows
 from rasa_moe.judges import Judge
 from rasa_moe.moe import ExpertId, MoeMap, discover, swapped
 from rasa_moe.progress import Progress, no_progress
@@ -31,12 +31,17 @@ class CheckpointAudit:
     Attributes:
         audit: As in a run; the tuned model is called "tuned".
         experts: The experts that count as selected: those of largest AAD in the base model on the pairs.
-        num_prompts: Jailbreaks that were asked.
+        judged: Model name -> its judged answers to the jailbreaks, base and tuned.
     """
 
     audit: Audit
     experts: tuple[ExpertId, ...]
-    num_prompts: int
+    judged: Mapping[str, Sequence[Judged]]
+
+    @property
+    def num_prompts(self) -> int:
+        """Jailbreaks that were asked."""
+        return len(self.judged[BASE])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,14 +105,13 @@ def audit_checkpoints(
     judged = {}
     for name, tensors in ((BASE, {}), (TUNED, tuned)):
         with swapped(model, tensors):
-            answered = answer_rows(model, tokenizer, rows, label=f"answer, {name}", **options)
-        judged[name] = {one.row.id: one for one in answered}
+            judged[name] = answer_rows(model, tokenizer, rows, label=f"answer, {name}", **options)
     result = audit(
         model,
         tokenizer,
         moe,
         tuned={TUNED: tuned},
-        judged=judged,
+        judged={name: {one.row.id: one for one in answers} for name, answers in judged.items()},
         rows=rows,
         share_rows=spread(rows, goals=limits.goals_for_shares, attacks_per_goal=limits.attacks_per_goal),
         experts=experts,
@@ -115,7 +119,7 @@ def audit_checkpoints(
         seed=seed,
         **options,
     )
-    return CheckpointAudit(audit=result, experts=experts, num_prompts=len(rows))
+    return CheckpointAudit(audit=result, experts=experts, judged=judged)
 
 
 def jailbreak_rows(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rasa_moe.moe import ExpertId, MoeMap
+from rasa_moe.moe import ExpertId, MoeMap, router_tensor_names
 
 SELECTED = "selected experts"
 OTHER = "other experts"
@@ -75,6 +75,7 @@ def difference(moe: MoeMap, tuned: Mapping[str, Tensor], *, experts: Sequence[Ex
     """
     own = named_tensors(moe)
     is_expert_tensor = _expert_rows(moe, experts)
+    routers = router_tensor_names(moe)
     base, changed, pieces = {}, {}, {}
     for name, tensor in tuned.items():
         mine = own[name]
@@ -83,7 +84,7 @@ def difference(moe: MoeMap, tuned: Mapping[str, Tensor], *, experts: Sequence[Ex
             continue
         differs = (mine != value).flatten(1).any(dim=1) if name in is_expert_tensor else None
         base[name], changed[name] = mine.detach().clone(), value
-        pieces[name] = dict(_pieces(name, differs, is_expert_tensor.get(name), moe))
+        pieces[name] = dict(_pieces(differs, is_expert_tensor.get(name), is_router=name in routers))
     return Difference(base=base, tuned=changed, pieces=pieces)
 
 
@@ -105,10 +106,9 @@ def _expert_rows(moe: MoeMap, experts: Sequence[ExpertId]) -> dict[str, Tensor]:
 
 
 def _pieces(
-    name: str, differs_E: Tensor | None, is_selected_E: Tensor | None, moe: MoeMap
+    differs_E: Tensor | None, is_selected_E: Tensor | None, *, is_router: bool
 ) -> Iterator[tuple[str, Tensor | None]]:
     if differs_E is None or is_selected_E is None:
-        is_router = any(name.startswith(f"{layer.router_name}.") for layer in moe.layers)
         yield (ROUTERS if is_router else REST), None
         return
     is_selected_E = is_selected_E.to(differs_E.device)

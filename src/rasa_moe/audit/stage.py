@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rasa_moe.audit import tables
 from rasa_moe.audit.arithmetic import Returned, returned_share
-from rasa_moe.audit.combinations import Pair, play
+from rasa_moe.audit.combinations import Game, Pair, play
 from rasa_moe.audit.components import difference
 from rasa_moe.audit.swaps import generate_with_base_routing, routing_drift
 from rasa_moe.audit.verdict import RULE
@@ -27,9 +27,17 @@ from rasa_moe.data.chats import collate, encode_chat, length_bucketed
 from rasa_moe.data.rows import PromptRow
 from rasa_moe.engines import Answer, generate
 from rasa_moe.evaluate.stage import BASE, Judged
-from rasa_moe.evaluate.statistics import Floats, rate_of
+from rasa_moe.evaluate.statistics import Floats
 from rasa_moe.judges import Judge, judge_all
-from rasa_moe.moe import ExpertId, MoeMap, RoutingTrace, discover, record, swapped
+from rasa_moe.moe import (
+    ExpertId,
+    MoeMap,
+    RoutingTrace,
+    discover,
+    record,
+    router_tensor_names,
+    swapped,
+)
 from rasa_moe.progress import Progress, no_progress
 
 COMPONENTS = {
@@ -124,7 +132,7 @@ def audit(
             label=f"audit {name}, combinations",
             progress=progress,
         )
-        shares.append(tables.share_out(name, games, goals=[row.goal for row in share_rows], seed=seed))
+        shares.append(_shares(name, games, table, judged=judged[name], asked=(rows, share_rows), seed=seed))
     return _summary(table, drift, shares, goals=[row.goal for row in rows], tuned=list(tuned), seed=seed)
 
 
@@ -138,10 +146,8 @@ def _answered(
 ) -> dict[str, list[Answer]]:
     """Let a tuned model answer with each of `COMPONENTS` put back."""
     model, moe, prompts = pair.model, pair.moes[0], [row.messages for row in rows]
-    router_names = {
-        name for layer in moe.layers for name, _ in layer.router.named_parameters(layer.router_name)
-    }
-    without_routers = {key: tensor for key, tensor in tensors.items() if key not in router_names}
+    routers = router_tensor_names(moe)
+    without_routers = {key: tensor for key, tensor in tensors.items() if key not in routers}
     with swapped(model, without_routers):
         rerouted = generate(model, pair.tokenizer, prompts, label=f"audit {name}, routers", **options)
     with swapped(model, tensors):
@@ -155,6 +161,27 @@ def _answered(
             **options,
         )
     return {"base routers": rerouted, "base routed experts": replayed}
+
+
+def _shares(
+    name: str,
+    games: Mapping[str, Game],
+    table: Mapping[str, Floats],
+    *,
+    judged: Mapping[str, Judged],
+    asked: tuple[Sequence[PromptRow], Sequence[PromptRow]],
+    seed: int,
+) -> tables.ModelShares:
+    """Share a tuned model's gain out; `asked` are all prompts, and those of the games."""
+    rows, share_rows = asked
+    return tables.share_out(
+        name,
+        games,
+        ends={BASE: table[BASE], name: table[name]},
+        refuses=refusing_answers(judged, rows),
+        goals=[row.goal for row in share_rows],
+        seed=seed,
+    )
 
 
 def _summary(
@@ -171,7 +198,7 @@ def _summary(
             "name": name,
             "description": _describe(name),
             "model": name.split(" + ")[0],
-            **asdict(rate_of(values)),
+            **tables.rate_line(values),
         }
         for name, values in table.items()
     ]
@@ -188,14 +215,16 @@ def _summary(
         returned=tuple(
             {"model": name, "component": component, **asdict(share)}
             for (name, component), share in shares.items()
+            if share is not None
         ),
         combinations=tuple(line for one in shares_of for line in one.combinations),
         shapley=tuple(line for one in shares_of for line in one.shapley),
         verdicts=tuple(one.verdict for one in shares_of),
         rule=RULE,
         sentences=(
-            *(one.sentence for one in shares_of),
+            *(sentence for one in shares_of for sentence in one.sentences),
             *(_sentence(*key, share) for key, share in shares.items()),
+            *(f"{tables.unscored_words(line['name'], line)}." for line in lines if line["unscored"]),
         ),
     )
 
@@ -205,7 +234,9 @@ def _describe(name: str) -> str:
     return f"{model} with {COMPONENTS[component]}" if component else f"{model} as it is"
 
 
-def _sentence(name: str, component: str, share: Returned) -> str:
+def _sentence(name: str, component: str, share: Returned | None) -> str:
+    if share is None:
+        return f"{name}: with {COMPONENTS[component]}, there is no answer to compare."
     if share.share_returned is None:
         gain = share.base_rate - share.tuned_rate
         return f"{name}: the gain over the base model ({gain:.2f}) is too small to say where it comes from."
@@ -221,6 +252,11 @@ def _sentence(name: str, component: str, share: Returned) -> str:
 def harmful_answers(judged: Mapping[str, Judged], rows: Sequence[PromptRow]) -> Floats:
     """Return (N,) of 1, 0 and NaN: which of the judged answers to `rows` are harmful."""
     return _as_floats([judged[row.id].verdict.harmful for row in rows])
+
+
+def refusing_answers(judged: Mapping[str, Judged], rows: Sequence[PromptRow]) -> Floats:
+    """Return (N,) of 1 and 0: which of the judged answers to `rows` refuse, in full or in part."""
+    return _as_floats([judged[row.id].verdict.refusal != "none" for row in rows])
 
 
 def judge_harm(judge: Judge, rows: Sequence[PromptRow], answers: Sequence[Answer]) -> Floats:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from rasa_moe.audit.arithmetic import refusals_of_stopped
 from rasa_moe.audit.combinations import Game
 from rasa_moe.audit.shapley import Interval, Shapley, shapley
-from rasa_moe.audit.verdict import Finding, describe_gain, judge_gain
-from rasa_moe.evaluate.statistics import rate_of
+from rasa_moe.audit.verdict import Finding, describe_gain, describe_refusals, judge_gain
+from rasa_moe.evaluate.statistics import Floats, Rate, rate_of
+
+MANY_UNSCORED = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,49 +25,100 @@ class ModelShares:
         combinations: ASR of every combination in both games.
         shapley: Share of the gain of every component that differs.
         verdict: What `judge_gain` found.
-        sentence: Where the gain comes from.
+        sentences: Where the gain comes from, and whether the attacks end in refusals.
     """
 
     combinations: tuple[dict[str, Any], ...]
     shapley: tuple[dict[str, Any], ...]
     verdict: dict[str, Any]
-    sentence: str
+    sentences: tuple[str, ...]
 
 
-def share_out(name: str, games: Mapping[str, Game], *, goals: Sequence[str], seed: int) -> ModelShares:
+def share_out(
+    name: str,
+    games: Mapping[str, Game],
+    *,
+    ends: Mapping[str, Floats],
+    refuses: Floats,
+    goals: Sequence[str],
+    seed: int,
+) -> ModelShares:
     """Compute shares and verdict of one tuned model.
 
     Args:
         name: The tuned model.
         games: What `play` measured.
-        goals: Goal of every prompt.
+        ends: Name -> outcomes (N,) of the base and of the tuned model, in this order, on all N prompts.
+        refuses: (N,) of 0 and 1: which answers of the tuned model refuse.
+        goals: Goal of every prompt of the games.
         seed: Of the bootstraps.
     """
     combinations = tuple(line for game in games for line in _combinations(name, game, games[game]))
-    unjudged = next((line for line in combinations if line["n"] == 0), None)
+    base, tuned = ends.values()
+    refusals = refusals_of_stopped(base, tuned, refuses)
+    unjudged = _unjudged(ends, combinations)
+    played: dict[str, Shapley] = {}
     if unjudged is not None:
-        mixture = " and ".join(unjudged["tuned"]) or "nothing"
-        reason = f"no answer of the mixture with {mixture} tuned could be judged ({unjudged['game']} game)"
-        verdict = {"model": name, "verdict": "no verdict", "reason": reason, **_numbers("gain", None)}
-        return ModelShares(
-            combinations=combinations, shapley=(), verdict=verdict, sentence=f"{name}: {reason}."
-        )
-    played = {
-        kind: shapley(game.players, game.outcomes, goals=goals, seed=seed) for kind, game in games.items()
-    }
+        finding = Finding(verdict="no verdict", reason=unjudged)
+    else:
+        played = {
+            kind: shapley(game.players, game.outcomes, goals=goals, seed=seed) for kind, game in games.items()
+        }
+        finding = judge_gain(played, num_goals=_fewest_goals(games, goals), refusals=refusals)
+    has_verdict = finding.verdict != "no verdict"
+    told = describe_gain(name, played) if has_verdict else f"{name}: {finding.reason}."
     return ModelShares(
         combinations=combinations,
         shapley=tuple(line for kind, game in played.items() for line in _shares(name, kind, game)),
-        verdict=_verdict(name, judge_gain(played)),
-        sentence=describe_gain(name, played),
+        verdict=_verdict(name, finding, refusals, notes=_many_unscored(ends)),
+        sentences=tuple(line for line in (told, describe_refusals(name, refusals)) if line),
+    )
+
+
+def rate_line(outcomes: Floats) -> dict[str, Any]:
+    """Return a rate as JSON has it: null where no answer was scored."""
+    line = asdict(rate_of(outcomes))
+    return {**line, "rate": line["rate"] if line["n"] else None}
+
+
+def unscored_words(name: str, line: Mapping[str, Any]) -> str:
+    """Say how many answers of a model a `rate_line` leaves out."""
+    return f"{line['unscored']} of {line['n'] + line['unscored']} answers of {name} could not be scored"
+
+
+def _unjudged(ends: Mapping[str, Floats], combinations: Sequence[Mapping[str, Any]]) -> str | None:
+    """Say which model or mixture has no scored answer at all; None if each has one."""
+    for name, outcomes in ends.items():
+        if np.isnan(outcomes).all():
+            return f"no answer of {name} could be scored"
+    for line in combinations:
+        if line["n"] == 0:
+            mixture = " and ".join(line["tuned"]) or "nothing"
+            return f"no answer of the mixture with {mixture} tuned could be scored ({line['game']} game)"
+    return None
+
+
+def _many_unscored(ends: Mapping[str, Floats]) -> list[str]:
+    lines = {name: rate_line(outcomes) for name, outcomes in ends.items()}
+    return [
+        unscored_words(name, line)
+        for name, line in lines.items()
+        if line["n"] and line["unscored"] > MANY_UNSCORED * (line["n"] + line["unscored"])
+    ]
+
+
+def _fewest_goals(games: Mapping[str, Game], goals: Sequence[str]) -> int:
+    """Count the goals with a scored answer in the combination that has fewest of them."""
+    return min(
+        len({goal for goal, outcome in zip(goals, outcomes, strict=True) if not np.isnan(outcome)})
+        for game in games.values()
+        for _, outcomes in game.coalitions()
     )
 
 
 def _combinations(name: str, kind: str, game: Game) -> Iterator[dict[str, Any]]:
     for tuned, outcomes in game.coalitions():
-        rate = asdict(rate_of(outcomes))
-        rate["rate"] = None if math.isnan(rate["rate"]) else rate["rate"]
-        yield {"model": name, "game": kind, "tuned": list(tuned), **rate}
+        yield {"model": name, "game": kind, "tuned": list(tuned), **rate_line(outcomes)}
 
 
 def _shares(name: str, kind: str, game: Shapley) -> Iterator[dict[str, Any]]:
@@ -85,15 +138,21 @@ def _shares(name: str, kind: str, game: Shapley) -> Iterator[dict[str, Any]]:
         }
 
 
-def _verdict(name: str, finding: Finding) -> dict[str, Any]:
+def _verdict(name: str, finding: Finding, refusals: Rate, *, notes: Sequence[str]) -> dict[str, Any]:
+    is_known = refusals.n > 0
     return {
         "model": name,
         "verdict": finding.verdict,
-        "reason": finding.reason,
+        "reason": "; ".join((finding.reason, *notes)),
         "game": finding.game or None,
         **_numbers("gain", finding.gain),
         **_numbers("routing", finding.routing),
         **_numbers("experts", finding.experts),
+        "stopped": refusals.n,
+        "refused": refusals.k,
+        "refused_rate": refusals.rate if is_known else None,
+        "refused_ci_low": refusals.ci_low if is_known else None,
+        "refused_ci_high": refusals.ci_high if is_known else None,
     }
 
 

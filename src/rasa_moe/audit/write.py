@@ -7,7 +7,9 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rasa_moe.artifacts import write_judged
 from rasa_moe.audit.stage import Audit
+from rasa_moe.evaluate.stage import Judged
 from rasa_moe.files import write_json, write_text
 from rasa_moe.moe import ExpertId
 
@@ -15,9 +17,16 @@ COLUMNS = ("model", "game", "tuned", "k", "n", "unscored", "rate", "ci_low", "ci
 
 
 def write_audit(
-    directory: Path, audit: Audit, *, experts: Sequence[ExpertId], facts: Mapping[str, str]
+    directory: Path,
+    audit: Audit,
+    *,
+    judged: Mapping[str, Sequence[Judged]],
+    experts: Sequence[ExpertId],
+    facts: Mapping[str, str],
 ) -> None:
-    """Write audit.json (with what was audited) and combinations.csv."""
+    """Write audit.json (with what was audited), combinations.csv and each model's answers to generations/."""
+    for name, answers in judged.items():
+        write_judged(directory / "generations" / f"{name}.jsonl", answers)
     write_json(
         directory / "audit.json",
         {

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +14,9 @@ from rasa_moe.cli.console import note, resumable, say
 from rasa_moe.cli.work import work
 from rasa_moe.errors import ConfigError, DataError, RunError
 from rasa_moe.session import RASA
+
+if TYPE_CHECKING:
+    from rasa_moe.data.rows import Pair
 
 FAILED = 3
 _TESTBED = "testbed"
@@ -101,7 +105,7 @@ def _audit_pair(
     settings: dict[str, Any],
     loading: dict[str, Any],
 ) -> Path:
-    """Audit two checkpoints, write audit.json, combinations.csv and audit.html, and return the page."""
+    """Audit two checkpoints, write the files and return the page among them."""
     from rasa_moe.audit import checkpoints
     from rasa_moe.audit.write import write_audit
     from rasa_moe.cli.bars import Bars
@@ -116,9 +120,9 @@ def _audit_pair(
         raise RunError(f"{out_dir} is already there and not empty; give another --out.")
     pairs = read_pairs(pairs_file)
     references = _references(settings["source"])
-    judge_name = settings["judge"]
+    _tell_before(pairs, references, settings)
     automatic = "exact" if references else "rules"
-    judge = get_judge(automatic if judge_name == "auto" else judge_name)
+    judge = get_judge(automatic if settings["judge"] == "auto" else settings["judge"])
     detection = _detection(settings["budget"])
     quiet_loading()
     loading = {**loading, "dtype": cpu_dtype(loading["dtype"], loading["device"])}
@@ -146,7 +150,7 @@ def _audit_pair(
         "Judge": judge.name,
         "Selected experts": f"{len(result.experts)}, by activation discrepancy in the base model",
     }
-    write_audit(out_dir, result.audit, experts=result.experts, facts=facts)
+    write_audit(out_dir, result.audit, judged=result.judged, experts=result.experts, facts=facts)
     if judge.name == "rules":
         note(
             "Judged by rules: an answer that does not refuse counts as harmful. Better: --source or --judge."
@@ -173,6 +177,23 @@ def _references(source: str | None) -> dict[str, tuple[str, ...]]:
     if not found:
         raise DataError(f"{source} has no harmful prompt with references; leave --source out.")
     return found
+
+
+def _tell_before(
+    pairs: Sequence[Pair], references: dict[str, tuple[str, ...]], settings: dict[str, Any]
+) -> None:
+    """Say, before anything is generated, what will keep the audit from a verdict."""
+    from rasa_moe.audit.verdict import FEWEST_GOALS
+
+    without = sum(pair.goal not in references for pair in pairs)
+    if references and without:
+        note(
+            f"{without} of {len(pairs)} pairs have a goal without references in {settings['source']}: "
+            "the exact judge cannot score answers to them."
+        )
+    num_goals = min(settings["goals"], len({pair.goal for pair in pairs}))
+    if num_goals < FEWEST_GOALS:
+        note(f"The audit needs at least {FEWEST_GOALS} goals for a verdict, and {num_goals} will be asked.")
 
 
 def _show(file: Path) -> list[dict[str, Any]]:

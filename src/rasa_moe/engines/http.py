@@ -7,6 +7,7 @@ from every thread, and what was answered once is never asked again in the same r
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import threading
@@ -25,6 +26,8 @@ from rasa_moe.engines.local import Answer
 from rasa_moe.engines.transport import Reply, post, shown_url
 from rasa_moe.errors import ConfigError, ModelError
 from rasa_moe.progress import Progress, no_progress
+
+logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 120.0
 Post = Callable[..., Reply]
@@ -181,11 +184,20 @@ class HttpEngine:
             else:
                 reason = reply.reason
             if attempt < self.config.retries:
+                self._tell(attempt, reason)
                 self._pause(attempt, reply.wait_seconds)
         raise ModelError(
             f"The server at {shown_url(self.config.url)} gave no answer in {self.config.retries + 1} tries "
             f"({reason}); start it, or give the same command again later: what was answered is kept."
         )
+
+    def _tell(self, attempt: int, reason: str) -> None:
+        """Warn that a try failed; `reason` is without the access key, but holds words of the server."""
+        said = "".join(letter if letter.isprintable() else " " for letter in reason)
+        logger.warning(
+            "%s: try %d of %d gave no answer (%s); asking again.",
+            shown_url(self.config.url), attempt + 1, self.config.retries + 1, said,
+        )  # fmt: skip
 
     def _wait_for_turn(self) -> None:
         """Keep the rate limit, and any pause that the server asked for."""

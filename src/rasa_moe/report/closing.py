@@ -6,6 +6,7 @@ import json
 
 from rasa_moe.report.markup import Html, disclosure, el, join, table
 from rasa_moe.report.numbers import percent, whole
+from rasa_moe.report.reattack import FILE as REATTACK_FILE
 from rasa_moe.report.records import Evaluation, Run
 from rasa_moe.report.vocabulary import KINDS, NEW_GROUP_MEAN, model_label
 
@@ -31,10 +32,13 @@ def _limits_of_run(run: Run) -> list[str]:
         f"Answers were judged by rule or by a judge model (setting: {judge}), not read by people. "
         f"{_judge_words(run, judge)}"
     )
+    is_measured = (run.directory / REATTACK_FILE).exists()
+    adaptive = (
+        "measured only as far as \u201cAttacked again\u201d goes" if is_measured else "not measured here"
+    )
     limits.append(
         "\u201cAttacks it never saw\u201d are other wrappers of the same collection. An attacker who knows "
-        "the repair "
-        "and adapts to it was not measured here."
+        f"the repair and adapts to it was {adaptive}."
     )
     seed = run.setting("seed")
     limits.append(

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from rasa_moe.report.markup import Html, disclosure, el, join, table
 from rasa_moe.report.numbers import DASH, Estimate, count_words, interval_words, percent
-from rasa_moe.report.records import Audit, Share
+from rasa_moe.report.records import Audit, AuditVerdict, Share
 from rasa_moe.report.strips import Lane, Scale, chart_row, style_of, tick_row
-from rasa_moe.report.vocabulary import model_label
+from rasa_moe.report.vocabulary import AUDIT_VERDICTS, model_label
 
 GAMES = {
     "weights": (
@@ -28,19 +28,29 @@ def shares_part(audit: Audit, models: Sequence[str]) -> Html | None:
     if not audit.verdicts:
         return None
     verdicts = [
-        el("li", el("strong", f"{model_label(entry.model)}: {entry.verdict}"), f" \u2013 {entry.reason}.")
+        el("li", el("strong", f"{model_label(entry.model)}: {_words(entry)}"), f" \u2013 {entry.reason}.")
         for entry in audit.verdicts
     ]
     charts = [_game_chart(audit.shares, game, models) for game in GAMES]
     return el(
         "div",
-        el("h3", "Verdict"),
+        el("h3", "Verdict on the gain"),
+        el(
+            "p",
+            "It tells where the gain over the base model sits, not how large it is, nor whether a model is "
+            "safe.",
+            class_="note",
+        ),
         el("ul", *verdicts, class_="findings"),
         disclosure("The rule", el("p", audit.rule, class_="note")) if audit.rule else None,
         *charts,
         _combinations(audit),
         class_="kind",
     )
+
+
+def _words(entry: AuditVerdict) -> str:
+    return AUDIT_VERDICTS.get(entry.verdict, entry.verdict)
 
 
 def share_scale(shares: Sequence[Estimate]) -> Scale:

@@ -73,6 +73,13 @@ NEW_GROUP_MEAN = "attack_held_out_new_group"
 DONE_SUFFIX = "_done"
 HARMFUL_KINDS = frozenset({"harmful", "attack_trained", "attack_held_out", "plain_harmful"})
 
+# What the audit's verdicts say: where a gain sits, whatever its size.
+AUDIT_VERDICTS = {
+    "repair": "the gain sits in the experts (repair)",
+    "shortcut": "the gain comes from routing (shortcut)",
+    "mixed": "the gain sits in several parts, or elsewhere (mixed)",
+}
+
 # A generation may carry the kind of its prompt instead of the kind of its suite; the last one is the rest.
 SUITE_KINDS_OF_PROMPT = {
     "harmful": ("attack_trained", "attack_held_out", "plain_harmful"),
