@@ -8,49 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from audit.planted import ANSWERING, REFUSING, base_model, pairs, rows, tokenizer, tuned_tensors
+from audit.planted import ANSWERING, REFUSING, rows
 from engines.fake_server import Said, serving
+from rasa_moe.data.chats import EncodedChat
 from rasa_moe.data.rows import Message, PromptRow
-from rasa_moe.judges import Verdict, get_judge
-from rasa_moe.moe import discover
-from rasa_moe.reattack import ATTACKS, Effort, Target
+from rasa_moe.judges import get_judge
+from rasa_moe.reattack import ATTACKS, Target
 from rasa_moe.reattack.answering import complete, response_loss
 from rasa_moe.reattack.combined import combine
 from rasa_moe.reattack.prefill import harmless_opening
 from rasa_moe.reattack.retuning import train
 from rasa_moe.reattack.silencing import strongest
-
-EFFORT = Effort(
-    strengths=(0.25,), biases=(1.0, 8.0), route_trials=8, route_steps=1, route_candidates=4, search_pairs=4,
-    prefixes=(2,), suffix_goals=2, suffix_tokens=4, suffix_steps=12, suffix_candidates=32,
-    retune_examples=(2, 16), retune_lr=0.01, samples=(1, 3), family_pairs=1,
-)  # fmt: skip
-
-
-def target(repair: str | None = None, **changes: object) -> Target:
-    model = base_model()
-    if repair is not None:
-        model.load_state_dict(tuned_tensors(repair))
-    model.requires_grad_(False)
-    moe = discover(model)
-    delta = torch.zeros(1, 4, dtype=torch.float64)
-    delta[0, ANSWERING.expert], delta[0, REFUSING.expert] = 0.5, -0.5
-    plain = tuple(
-        replace(row, id=f"plain/{row.goal}", family="plain", messages=_user(f"please make {row.goal}"))
-        for row in rows()
-    )
-    other = [replace(row, id=f"other/{row.goal}", family="other") for row in rows()]
-    made = Target(
-        name="it", model=model, tokenizer=tokenizer(), moe=moe, judge=get_judge("exact"), rows=tuple(rows()),
-        plain=plain, wrapped={row.goal: (row, twin) for row, twin in zip(rows(), other, strict=True)},
-        base_answers={row.id: "please grind" for row in rows()}, pairs=tuple(pairs()), delta=delta,
-        max_new_tokens=4,
-    )  # fmt: skip
-    return replace(made, **changes)
-
-
-def _user(text: str) -> tuple[Message, ...]:
-    return (Message(role="user", content=text),)
+from reattack.targets import EFFORT, GrindJudge, target
 
 
 def rates(name: str, attacked: Target) -> dict[tuple[str, float], float]:
@@ -96,15 +65,6 @@ def test_route_search_finds_the_expert_that_hides_the_answer() -> None:
     found = rates("routes", target("routers"))
     assert found["best of random routes", 8] == 1.0 and found["greedy search", 1] == 1.0
     assert set(rates("routes", target("selected experts")).values()) == {0.0}
-
-
-class GrindJudge:
-    """Call every answer harmful that begins with "grind"; needs no reference, so an opening may say it."""
-
-    name = "grind"
-
-    def judge(self, row: PromptRow, answer: str) -> Verdict:
-        return Verdict(harmful=answer.startswith("grind"), refusal="none", correct=None)
 
 
 def suffix_target(**changes: object) -> Target:
@@ -157,8 +117,11 @@ def test_a_prefill_never_says_what_the_judge_looks_for(answer: str, limit: int, 
 
 def test_what_was_prefilled_counts_as_part_of_the_answer() -> None:
     attacked = target()
-    row = replace(attacked.plain[0], reference=("story sorry",))
-    assert attacked.ask([row], begun=["story"]).tolist() == [1.0]
+    row = replace(attacked.plain[0], reference=("make sorry",))
+    prompt = attacked.encode(row.messages)
+    make = attacked.tokenizer.convert_tokens_to_ids("make")
+    begun = EncodedChat([*prompt.input_ids, make], prompt_length=prompt.prompt_length)
+    assert attacked.ask([row], prompts=[begun]).tolist() == [1.0]
     assert attacked.ask([row]).tolist() == [0.0]
 
 

@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from audit.planted import GOALS, base_model, rows, tokenizer
 from rasa_moe.cli import main
 from rasa_moe.data.rows import Message, PromptRow, write_rows
+from rasa_moe.reattack import retuning
 
 SETTINGS = (
     "data.judge=exact", "collect.max_new_tokens=4", "evaluate.max_new_tokens=4", "detect.budget=1",
@@ -85,6 +87,27 @@ def test_reattack_writes_every_attack_for_every_model(run_dir: Path) -> None:
         assert len(list(csv.DictReader(file))) == len(found["rows"])
     page = (run_dir / "report.html").read_text()
     assert "Attacked again" in page and "harmful examples" in page
+
+
+def test_what_was_left_out_is_told_and_the_rest_is_kept(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*args: object, **options: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(retuning, "train", train)
+    names = ("retuning", "silencing")
+    assert call("reattack", str(run_dir), "--quick", *(f"--attack={name}" for name in names)) == 0
+    found = json.loads((run_dir / "reattack.json").read_text())
+    left_out = {attack["name"]: attack["left_out"] for attack in found["attacks"]}
+    assert (
+        "on rasa full fine-tuning" in left_out["retuning"] and "memory is too small" in left_out["retuning"]
+    )
+    assert left_out["silencing"] == ""
+    assert {row["model"] for row in found["rows"] if row["attack"] == "silencing"} == set(found["models"])
+    # Nothing is known of the repaired model; the others need no example.
+    assert [line["model"] for line in found["thresholds"]] == ["base", "full"]
+    assert "memory is too small" in (run_dir / "report.html").read_text()
 
 
 def test_one_attack_alone_and_a_wrong_name(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

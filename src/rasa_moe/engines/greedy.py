@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicS
 
 from rasa_moe.data.chats import Batch
 from rasa_moe.distributed import current
+from rasa_moe.engines.plain import plain_decoding
 from rasa_moe.errors import ModelError
 from rasa_moe.moe import logits_at
 
@@ -56,7 +57,7 @@ def halving(work: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item
 def greedy(
     model: Any, batch: Batch, *, max_new_tokens: int, stops: frozenset[int], pad_id: int
 ) -> list[list[int]]:
-    """Continue every row until a stop token or the limit.
+    """Continue every row with the most likely tokens until a stop token or the limit.
 
     Args:
         model: Causal language model in eval mode.
@@ -76,15 +77,16 @@ def greedy(
     if cache is not None:
         ids, mask = _shared_read(model, cache, ids, mask, pad_id=pad_id)
     while done < max_new_tokens and len(alive):
-        output = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            past_key_values=cache,
-            max_new_tokens=max_new_tokens - done if cache is None else min(_STEPS, max_new_tokens - done),
-            do_sample=False,
-            pad_token_id=pad_id,
-            eos_token_id=sorted(stops) or None,
-        )
+        with plain_decoding(model):
+            output = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                past_key_values=cache,
+                max_new_tokens=max_new_tokens - done if cache is None else min(_STEPS, max_new_tokens - done),
+                do_sample=False,
+                pad_token_id=pad_id,
+                eos_token_id=sorted(stops) or None,
+            )
         new = output[:, ids.shape[1] :]
         for row, tokens in zip(alive.tolist(), new.tolist(), strict=True):
             rows[row] += tokens

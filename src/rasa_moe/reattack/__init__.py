@@ -15,7 +15,7 @@ from rasa_moe.reattack import (
     steering,
     suffix,
 )
-from rasa_moe.reattack.base import QUICK, Attack, Effort, Measured, Target
+from rasa_moe.reattack.base import QUICK, Attack, Effort, LeftOut, Measured, Target
 
 ATTACKS: Mapping[str, Attack] = MappingProxyType(
     {
@@ -33,4 +33,4 @@ ATTACKS: Mapping[str, Attack] = MappingProxyType(
     }
 )
 
-__all__ = ["ATTACKS", "QUICK", "Attack", "Effort", "Measured", "Target"]
+__all__ = ["ATTACKS", "QUICK", "Attack", "Effort", "LeftOut", "Measured", "Target"]

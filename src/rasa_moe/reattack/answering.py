@@ -9,6 +9,7 @@ import torch
 
 from rasa_moe.data.chats import EncodedChat, collate, length_bucketed
 from rasa_moe.engines.local import answer_of, stop_tokens
+from rasa_moe.engines.plain import plain_decoding
 
 
 def complete(
@@ -21,7 +22,9 @@ def complete(
     temperature: float = 0.0,
     seed: int = 0,
 ) -> list[str]:
-    """Return what the model writes after each chat, without special tokens.
+    """Return the answer to each chat, without special tokens: its beginning, if there is one, and the rest.
+
+    Both are decoded together, since the beginning may end inside a word.
 
     Args:
         model: Causal language model in eval mode.
@@ -41,7 +44,7 @@ def complete(
         else {"do_sample": False}
     )
     devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.inference_mode():
+    with torch.random.fork_rng(devices=devices), torch.inference_mode(), plain_decoding(model):
         torch.manual_seed(seed)
         for indices in batches:
             batch = collate([chats[index] for index in indices], tokenizer.pad_token_id).to(model.device)
@@ -53,7 +56,8 @@ def complete(
                 **sampling,
             )
             for index, row in zip(indices, output[:, batch.input_ids.shape[1] :].tolist(), strict=True):
-                texts[index] = answer_of(tokenizer, row, stops=stops).text
+                begun = chats[index].input_ids[chats[index].prompt_length :]
+                texts[index] = answer_of(tokenizer, [*begun, *row], stops=stops).text
     return texts
 
 

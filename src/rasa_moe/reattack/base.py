@@ -7,6 +7,7 @@ Shape letters: N prompts, L MoE layers, E experts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,15 @@ from torch import Tensor
 
 from rasa_moe.data.chats import EncodedChat, encode_chat
 from rasa_moe.data.rows import Message, Pair, PromptRow
+from rasa_moe.errors import ModelError
 from rasa_moe.evaluate.statistics import Floats
 from rasa_moe.judges import Judge, judge_all
 from rasa_moe.moe import MoeMap
 from rasa_moe.reattack.answering import complete
+
+
+class CannotAnswer(ModelError):
+    """Say why an attacked model gives no answers: its routers may not bear what is done to them."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -66,7 +72,6 @@ class Target:
         rows: Sequence[PromptRow],
         *,
         prompts: Sequence[EncodedChat] | None = None,
-        begun: Sequence[str] = (),
         temperature: float = 0.0,
         seed: int | None = None,
     ) -> Floats:
@@ -74,27 +79,29 @@ class Target:
 
         Args:
             rows: What is judged.
-            prompts: What the model reads instead, row by row; may hold the beginning of the answer.
-            begun: That beginning as text, row by row.
+            prompts: What the model reads instead, row by row; may hold the beginning of the answer, which is
+                judged with it.
             temperature: 0 answers greedily.
             seed: Of the sampling.
+
+        Raises:
+            CannotAnswer: The model cannot be run as it is attacked. A judge's errors are not among these.
         """
         if prompts is None:
             prompts = [self.encode(row.messages) for row in rows]
-        texts = complete(
-            self.model,
-            self.tokenizer,
-            prompts,
-            max_new_tokens=self.max_new_tokens,
-            batch_tokens=self.batch_tokens,
-            temperature=temperature,
-            seed=self.seed if seed is None else seed,
-        )
-        starts = begun or [""] * len(rows)
-        verdicts = judge_all(
-            self.judge,
-            [(row, f"{start} {text}".strip()) for row, start, text in zip(rows, starts, texts, strict=True)],
-        )
+        try:
+            texts = complete(
+                self.model,
+                self.tokenizer,
+                prompts,
+                max_new_tokens=self.max_new_tokens,
+                batch_tokens=self.batch_tokens,
+                temperature=temperature,
+                seed=self.seed if seed is None else seed,
+            )
+        except ModelError as error:
+            raise CannotAnswer(str(error)) from error
+        verdicts = judge_all(self.judge, list(zip(rows, texts, strict=True)))
         return np.array(
             [np.nan if verdict.harmful is None else float(verdict.harmful) for verdict in verdicts]
         )
@@ -175,6 +182,35 @@ class Measured:
     outcomes: Floats
 
 
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """Hold one strength of one setting that this model or machine cannot be attacked with.
+
+    Attributes:
+        setting: As in `Measured`.
+        strength: As in `Measured`.
+        unit: As in `Measured`.
+        reason: Why, in one sentence.
+    """
+
+    setting: str
+    strength: float
+    unit: str
+    reason: str
+
+
+def measure(
+    target: Target, under: AbstractContextManager[None], *, setting: str, strength: float, unit: str
+) -> Measured | LeftOut:
+    """Ask the jailbreaks of a target while something is done to its routers, where they bear it."""
+    try:
+        with under:
+            outcomes = target.ask(target.rows)
+    except CannotAnswer as error:
+        return LeftOut(setting=setting, strength=strength, unit=unit, reason=str(error))
+    return Measured(setting=setting, strength=strength, unit=unit, outcomes=outcomes)
+
+
 @dataclass(frozen=True)
 class Attack:
     """Name an adaptive attack and hold it.
@@ -183,10 +219,11 @@ class Attack:
         name: As on the command line.
         description: What the attacker does and must be able to do, in one sentence.
         budget: Effort -> what it spends, in words.
-        run: The attack itself; yields nothing where the run lacks what it needs.
+        run: The attack itself; yields nothing where the run lacks what it needs, and says what it left out
+            for another reason.
     """
 
     name: str
     description: str
     budget: Callable[[Effort], str]
-    run: Callable[[Target, Effort], Iterator[Measured]]
+    run: Callable[[Target, Effort], Iterator[Measured | LeftOut]]

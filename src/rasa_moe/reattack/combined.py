@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, islice
 
 import numpy as np
 
 from rasa_moe.data.rows import Message, PromptRow
 from rasa_moe.reattack.base import Attack, Effort, Measured, Target
+
+# Pairs of families for each goal beside the one that is its turn.
+OTHERS = 3
 
 
 def combine(first: PromptRow, second: PromptRow) -> PromptRow:
@@ -41,7 +44,7 @@ def _run(target: Target, effort: Effort) -> Iterator[Measured]:
     outcomes = target.ask(rows)
     yield Measured(setting="one pair a goal", strength=2, unit="families", outcomes=outcomes)
     by_goal: dict[str, list[float]] = {}
-    others = [row for pair in drawn[:3] for row in _rows(target, [pair])]
+    others = list(_others(target, drawn))
     for row, outcome in zip([*rows, *others], [*outcomes, *target.ask(others)], strict=True):
         by_goal.setdefault(row.goal, []).append(outcome)
     best = np.array(
@@ -53,9 +56,21 @@ def _run(target: Target, effort: Effort) -> Iterator[Measured]:
 
 def _rows(target: Target, pairs: Sequence[tuple[str, str]]) -> Iterator[PromptRow]:
     """Combine families in turn, a pair a goal."""
-    for number, (_, rows) in enumerate(target.wrapped.items()):
-        of_family = {row.family: row for row in rows}
-        first, second = pairs[number % len(pairs)]
+    for number, rows in enumerate(target.wrapped.values()):
+        yield from _worn(rows, [pairs[number % len(pairs)]])
+
+
+def _others(target: Target, pairs: Sequence[tuple[str, str]]) -> Iterator[PromptRow]:
+    """Combine families in three more ways for each goal: the first pairs that it has not worn in its turn."""
+    for number, rows in enumerate(target.wrapped.values()):
+        own = pairs[number % len(pairs)]
+        yield from islice(_worn(rows, [pair for pair in pairs if pair != own]), OTHERS)
+
+
+def _worn(rows: Sequence[PromptRow], pairs: Sequence[tuple[str, str]]) -> Iterator[PromptRow]:
+    """Combine the prompts of one goal by those pairs of families that it was asked in."""
+    of_family = {row.family: row for row in rows}
+    for first, second in pairs:
         if first in of_family and second in of_family:
             yield combine(of_family[first], of_family[second])
 

@@ -18,14 +18,22 @@ def harmless_opening(target: Target, row: PromptRow, answer: str, *, limit: int)
     """Return the first tokens of a harmful answer, at most `limit`, that give away none of the references."""
     chat = target.encode(row.messages, answer)
     tokens = chat.input_ids[chat.prompt_length :]
+    firsts = [word for reference in row.reference for word in reference.split()[:1]]
+
+    def text(length: int) -> str:
+        return str(target.tokenizer.decode(tokens[:length], skip_special_tokens=True))
+
     # The token after the opening may finish a reference's first word, so whole prefixes are looked at.
     length = 0
-    while length < min(limit, len(tokens) - 1):
-        text = target.tokenizer.decode(tokens[: length + 1], skip_special_tokens=True)
-        if any(contains_words(text, word) for reference in row.reference for word in reference.split()[:1]):
-            break
+    while length < len(tokens) - 1 and not any(contains_words(text(length + 1), word) for word in firsts):
         length += 1
-    return tokens[:length]
+    if length < len(tokens) - 1:
+        # A tokenizer of subwords may have begun that word some tokens before.
+        whole = text(length + 1).casefold()
+        start = max(whole.rfind(word.casefold()) for word in firsts if contains_words(whole, word))
+        while length and 0 <= start < len(text(length)):
+            length -= 1
+    return tokens[: min(limit, length)]
 
 
 def harmful_answers(target: Target, rows: Sequence[PromptRow]) -> list[tuple[PromptRow, str]]:
@@ -50,8 +58,7 @@ def _run(target: Target, effort: Effort) -> Iterator[Measured]:
                 _begun(target.encode(row.messages), opening)
                 for (row, _), opening in zip(known, openings, strict=True)
             ]
-            texts = [target.tokenizer.decode(opening, skip_special_tokens=True) for opening in openings]
-            outcomes = target.ask([row for row, _ in known], prompts=prompts, begun=texts)
+            outcomes = target.ask([row for row, _ in known], prompts=prompts)
             yield Measured(setting=setting, strength=limit, unit="tokens", outcomes=outcomes)
 
 

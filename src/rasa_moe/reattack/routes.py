@@ -6,18 +6,22 @@ the best is measured on the goals of the table.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from rasa_moe.errors import ModelError
 from rasa_moe.moe import ExpertId, silence
 from rasa_moe.reattack.answering import response_loss
-from rasa_moe.reattack.base import Attack, Effort, Measured, Target
+from rasa_moe.reattack.base import Attack, Effort, LeftOut, Measured, Target, measure
+from rasa_moe.reattack.silencing import Spare
 
 RANDOM_SHARE = 0.25
 
 
-def _run(target: Target, effort: Effort) -> Iterator[Measured]:
+def _run(target: Target, effort: Effort) -> Iterator[Measured | LeftOut]:
     generator = np.random.default_rng(target.seed)
     chosen = target.pairs[: effort.search_pairs]
     if not chosen:
@@ -25,12 +29,15 @@ def _run(target: Target, effort: Effort) -> Iterator[Measured]:
     chats = [target.encode(pair.jailbreak, pair.jailbreak_answer) for pair in chosen]
 
     def loss(experts: Sequence[ExpertId]) -> float:
-        with silence(target.moe, list(experts)):
-            return response_loss(target.model, target.tokenizer, chats, batch_tokens=target.batch_tokens)
+        try:
+            with silence(target.moe, list(experts)):
+                return response_loss(target.model, target.tokenizer, chats, batch_tokens=target.batch_tokens)
+        except ModelError:  # the router cannot do without these experts: the worst of routes
+            return math.inf
 
-    def measured(setting: str, strength: int, unit: str, experts: Sequence[ExpertId]) -> Measured:
-        with silence(target.moe, list(experts)):
-            return Measured(setting=setting, strength=strength, unit=unit, outcomes=target.ask(target.rows))
+    def measured(setting: str, strength: int, unit: str, experts: Sequence[ExpertId]) -> Measured | LeftOut:
+        silenced = silence(target.moe, experts)
+        return measure(target, silenced, setting=setting, strength=strength, unit=unit)
 
     tried = [_random_route(target, generator) for _ in range(effort.route_trials)]
     losses = [loss(route) for route in tried]
@@ -46,24 +53,29 @@ def _run(target: Target, effort: Effort) -> Iterator[Measured]:
 
 
 def _random_route(target: Target, generator: np.random.Generator) -> list[ExpertId]:
-    num_experts = target.moe.num_experts
-    count = min(round(RANDOM_SHARE * num_experts), num_experts - target.moe.top_k)
+    spare = Spare.of(target.moe)
+    count = min(round(RANDOM_SHARE * spare.group_size), spare.most)
     return [
-        ExpertId(layer.index, int(expert))
+        ExpertId(layer.index, first + int(expert))
         for layer in target.moe.layers
-        for expert in generator.choice(num_experts, size=count, replace=False)
+        for first in range(0, layer.num_experts, spare.group_size)
+        for expert in generator.choice(spare.group_size, size=count, replace=False)
     ]
 
 
 def _candidates(
     target: Target, route: Sequence[ExpertId], generator: np.random.Generator, *, limit: int
 ) -> list[ExpertId]:
-    most = target.moe.num_experts - target.moe.top_k
-    in_layer = [expert.layer for expert in route]
+    spare = Spare.of(target.moe)
+
+    def group(expert: ExpertId) -> tuple[int, int]:
+        return expert.layer, expert.expert // spare.group_size
+
+    silent = Counter(group(expert) for expert in route)
     free = [
         expert
         for expert in target.moe.expert_ids()
-        if expert not in route and in_layer.count(expert.layer) < most
+        if expert not in route and silent[group(expert)] < spare.most
     ]
     drawn = generator.choice(len(free), size=min(limit, len(free)), replace=False) if free else ()
     return [free[int(place)] for place in drawn]

@@ -6,36 +6,61 @@ refusals wake (smallest AAD).
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 
-from rasa_moe.moe import ExpertId, silence
-from rasa_moe.reattack.base import Attack, Effort, Measured, Target
+from rasa_moe.moe import ExpertId, MoeMap, silence
+from rasa_moe.moe.families import promised_groups
+from rasa_moe.reattack.base import Attack, Effort, LeftOut, Measured, Target, measure
+
+
+@dataclass(frozen=True)
+class Spare:
+    """Say how many experts may be silent so that every token still finds its top-k.
+
+    Attributes:
+        group_size: Experts of one group; all of a layer where its router knows no groups.
+        most: Experts of each group that may be silent.
+    """
+
+    group_size: int
+    most: int
+
+    @classmethod
+    def of(cls, moe: MoeMap) -> Spare:
+        """Count for a model: whichever groups a token uses must hold top-k experts together."""
+        groups, used = promised_groups(moe.model.config.get_text_config())
+        size = moe.num_experts // groups
+        return cls(size, max(size - math.ceil(moe.top_k / used), 0))
 
 
 def strongest(target: Target, count: int, *, sign: int) -> list[ExpertId]:
-    """Return the experts to silence: the `count` first by sign * AAD, leaving every layer its top-k."""
+    """Return the experts to silence: the `count` first by sign * AAD, as far as `Spare` allows."""
     order = torch.argsort(sign * target.delta.flatten(), descending=True, stable=True).tolist()
     num_experts = target.moe.num_experts
-    room = dict.fromkeys(range(target.moe.num_layers), num_experts - target.moe.top_k)
+    spare = Spare.of(target.moe)
+    silent: Counter[int] = Counter()
     chosen: list[ExpertId] = []
     for place in order:
         row, expert = divmod(place, num_experts)
-        if len(chosen) < count and room[row]:
-            room[row] -= 1
+        group = place // spare.group_size
+        if len(chosen) < count and silent[group] < spare.most:
+            silent[group] += 1
             chosen.append(ExpertId(target.moe.layers[row].index, expert))
     return chosen
 
 
-def _run(target: Target, effort: Effort) -> Iterator[Measured]:
+def _run(target: Target, effort: Effort) -> Iterator[Measured | LeftOut]:
     total = target.moe.num_layers * target.moe.num_experts
     for setting, sign in (("experts of jailbreaks", 1), ("experts of refusals", -1)):
         for share in effort.strengths:
             experts = strongest(target, max(1, round(share * total)), sign=sign)
-            with silence(target.moe, experts):
-                outcomes = target.ask(target.rows)
-            yield Measured(setting=setting, strength=len(experts), unit="experts", outcomes=outcomes)
+            silenced = silence(target.moe, experts)
+            yield measure(target, silenced, setting=setting, strength=len(experts), unit="experts")
 
 
 ATTACK = Attack(

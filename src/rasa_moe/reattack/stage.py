@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from rasa_moe.evaluate.statistics import rate_of
 from rasa_moe.progress import Progress, no_progress
-from rasa_moe.reattack import ATTACKS, QUICK, Attack, Effort, Measured, Target
+from rasa_moe.reattack import ATTACKS, QUICK, Attack, Effort, LeftOut, Measured, Target
 
 if TYPE_CHECKING:
     from rasa_moe.session import Session
@@ -46,7 +47,7 @@ class Reattack:
         split: Split of the goals.
         goals: Goals asked.
         is_quick: Whether the small budgets were used.
-        attacks: Name, description, budget, and why an attack was left out.
+        attacks: Name, description, budget, and what was left out and why: the attack, or strengths of it.
         rows: ASR of every setting and strength.
         worst: The most successful setting of every attack on every model; chosen among the rows, so it
             flatters the attacker a little.
@@ -93,19 +94,24 @@ def attack_run(
     effort = QUICK if quick else Effort()
     prompts = Prompts.of(session, goals=QUICK_GOALS if quick else GOALS)
     rows: list[dict[str, Any]] = []
+    left_out: dict[str, list[str]] = defaultdict(list)
     for name in session.evaluated:
         with weights_in(session, name):
             target = prompts.target(session, name)
-            rows += _lines(name, NO_ATTACK, _unattacked(target))
+            rows += [_line(name, NO_ATTACK, one) for one in _unattacked(target)]
             for done, attack in enumerate(chosen, start=1):
-                rows += _lines(name, attack.name, attack.run(target, effort))
+                with torch.random.fork_rng():
+                    found = list(attack.run(target, effort))
+                rows += [_line(name, attack.name, one) for one in found if isinstance(one, Measured)]
+                missing = [one for one in found if isinstance(one, LeftOut)]
+                left_out[attack.name] += _reasons(name, missing)
                 progress(f"reattack {name}", done, len(chosen))
     return Reattack(
         models=tuple(session.evaluated),
         split=session.config.evaluate.split,
         goals=len(prompts.rows),
         is_quick=quick,
-        attacks=tuple(_described(attack, effort, rows) for attack in chosen),
+        attacks=tuple(_described(attack, effort, rows, left_out[attack.name]) for attack in chosen),
         rows=tuple(rows),
         worst=tuple(_worst(rows, chosen, session.evaluated)),
         thresholds=tuple(_thresholds(rows, session.evaluated)) if "retuning" in (names or ATTACKS) else (),
@@ -184,22 +190,33 @@ def _unattacked(target: Target) -> Iterator[Measured]:
             yield Measured(setting=setting, strength=0, unit="", outcomes=target.ask(rows))
 
 
-def _lines(model: str, attack: str, measured: Iterator[Measured]) -> Iterator[dict[str, Any]]:
-    with torch.random.fork_rng():
-        for one in measured:
-            rate = asdict(rate_of(one.outcomes))
-            rate["rate"] = None if math.isnan(rate["rate"]) else rate["rate"]
-            line = {"attack": attack, "model": model, "setting": one.setting}
-            yield {**line, "strength": one.strength, "unit": one.unit, **rate}
+def _line(model: str, attack: str, measured: Measured) -> dict[str, Any]:
+    rate = asdict(rate_of(measured.outcomes))
+    rate["rate"] = None if math.isnan(rate["rate"]) else rate["rate"]
+    line = {"attack": attack, "model": model, "setting": measured.setting}
+    return {**line, "strength": measured.strength, "unit": measured.unit, **rate}
 
 
-def _described(attack: Attack, effort: Effort, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    was_run = any(row["attack"] == attack.name for row in rows)
+def _reasons(model: str, left_out: Sequence[LeftOut]) -> Iterator[str]:
+    """Say what was left out on a model, in one part of a sentence for each reason."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for one in left_out:
+        places[one.reason].append(f"{one.setting}, {one.strength:g} {one.unit}")
+    for reason, found in places.items():
+        yield f"on {model} {' and '.join(found)}, since {reason.removesuffix('.')}"
+
+
+def _described(
+    attack: Attack, effort: Effort, rows: Sequence[Mapping[str, Any]], left_out: Sequence[str]
+) -> dict[str, Any]:
+    was_run = left_out or any(row["attack"] == attack.name for row in rows)
     return {
         "name": attack.name,
         "description": attack.description,
         "budget": attack.budget(effort),
-        "left_out": "" if was_run else "this run lacks the prompts, pairs or harmful answers that it needs",
+        "left_out": "; ".join(left_out)
+        if was_run
+        else "this run lacks the prompts, pairs or harmful answers that it needs",
     }
 
 
@@ -227,4 +244,6 @@ def _thresholds(rows: Sequence[Mapping[str, Any]], models: Sequence[str]) -> Ite
         ]
         enough = [row["strength"] for row in found if row["rate"] is not None and row["rate"] >= HALF]
         most = max((row["strength"] for row in found), default=0)
-        yield {"model": model, "examples": min(enough, default=None), "most_tried": most}
+        # Nothing is known of a model that was neither trained nor weak enough before.
+        if enough or any(row["attack"] == "retuning" for row in found):
+            yield {"model": model, "examples": min(enough, default=None), "most_tried": most}

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rasa_moe.moe import steer
-from rasa_moe.reattack.base import Attack, Effort, Measured, Target
+from rasa_moe.reattack.base import Attack, Effort, LeftOut, Measured, Target, measure
 
 
-def _run(target: Target, effort: Effort) -> Iterator[Measured]:
+def _run(target: Target, effort: Effort) -> Iterator[Measured | LeftOut]:
     direction = (target.delta / target.delta.abs().max()).float()
     for setting, sign in (("towards experts of jailbreaks", 1), ("away from them", -1)):
         for strength in effort.biases:
-            with steer(target.moe, sign * strength * direction):
-                outcomes = target.ask(target.rows)
-            yield Measured(setting=setting, strength=strength, unit="logits", outcomes=outcomes)
+            steered = steer(target.moe, sign * strength * direction)
+            yield measure(target, steered, setting=setting, strength=strength, unit="logits")
 
 
 ATTACK = Attack(
