@@ -104,12 +104,12 @@ def test_a_model_that_is_not_there(refused: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", "rows.jsonl is empty; write one JSON object a line"),
+        ("", "rows.jsonl has no rows; give a file with at least one"),
         (json.dumps(ROW) + '\n{"id": "b", broken\n', "line 2: broken JSON"),
-        (json.dumps(ROW) + "\n\n" + json.dumps({**ROW, "prompt": None}), "line 3: give either a prompt"),
-        (json.dumps(ROW) + '\n{"id": "b", "goal": "h", "kind": "harmful"}\n', "line 2: give either a prompt"),
+        (json.dumps(ROW) + "\n\n" + json.dumps({**ROW, "goal": None, "prompt": None}), "line 3: the prompt"),
+        (json.dumps(ROW) + '\n{"id": "b", "goal": "h", "prompt": "p h"}\n', "line 2: kind is empty; choose"),
     ],
-    ids=["empty", "broken", "null prompt", "no prompt"],
+    ids=["empty", "broken", "null prompt", "no kind"],
 )
 def test_rows_that_cannot_be_used(refused: Any, text: str, sentence: str) -> None:
     Path("rows.jsonl").write_text(text)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from transformers import PreTrainedConfig
 
 from rasa_moe.collect import stage
 from rasa_moe.collect.stage import Collected
@@ -16,8 +18,9 @@ from rasa_moe.data.source import Source
 from rasa_moe.engines import Answer
 from rasa_moe.errors import DataError
 from rasa_moe.judges import Verdict
-from unit.tiny import user
+from unit.tiny import tiny_tokenizer, user
 
+READER = SimpleNamespace(config=PreTrainedConfig())  # a model that reads however much there is
 STEPS, REFUSAL, CHATTER = "boil tin then cut wax", "sorry no", "a kind of oak"
 
 
@@ -87,7 +90,7 @@ def collected(
     monkeypatch.setattr("rasa_moe.evaluate.stage.generate", engine)
     source = Source(name="by hand", rows=tuple(rows), family_splits=FAMILY_SPLITS)  # type: ignore[arg-type]
     config = CollectConfig(**{"mutations": 0, **settings})
-    result = stage.collect(None, None, source=source, judge=ByWord(), config=config)
+    result = stage.collect(READER, None, source=source, judge=ByWord(), config=config)
     return result, engine
 
 
@@ -217,25 +220,36 @@ def test_refused_empty_cut_and_harmful_answers_are_not_retained(monkeypatch: pyt
     assert result.counts["retain"] == 14
 
 
+STORY, LETTER = "harmful/story/bomb", "harmful/letter/bomb"
+
+
 @pytest.mark.parametrize(
     ("answers", "said"),
     [
-        ({}, "of 2 jailbreaks 0 were answered harmfully, and 0 of 1 plain requests were refused"),
+        ({}, "No successful jailbreak .* of 4 jailbreaks 0 .* 0 of 2 plain requests were refused; give more"),
+        ({"harmful/plain/bomb": REFUSAL}, "No successful jailbreak .* 1 of 2 plain requests were refused"),
+        ({STORY: STEPS}, "^No refusal to learn from: 0 of 2 plain requests .* 1 were .*; choose a model"),
         (
-            {"harmful/plain/bomb": REFUSAL},
-            "of 2 jailbreaks 0 were answered harmfully, and 1 of 1 plain requests were refused",
+            {STORY: STEPS, "harmful/plain/venom": REFUSAL},
+            "^No goal was both refused plainly and answered harmfully .* 1 of 2 plain requests",
         ),
         (
-            {"harmful/story/bomb": STEPS},
-            "of 2 jailbreaks 1 were answered harmfully, and 0 of 1 plain requests were refused",
+            dict.fromkeys((STORY, LETTER, "harmful/story/venom", "harmful/letter/venom"), "?"),
+            "^No judged jailbreak .* none of 4 answers could be judged; choose another judge",
         ),
     ],
+    ids=["neither", "no jailbreak", "no refusal", "other goals", "unscored"],
 )
-def test_without_a_pair_there_is_nothing_to_learn(
+def test_without_a_pair_the_missing_half_is_named(
     monkeypatch: pytest.MonkeyPatch, answers: dict[str, str], said: str
 ) -> None:
     with pytest.raises(DataError, match=said):
-        collected(monkeypatch, harmful("bomb"), answers)
+        collected(monkeypatch, harmful("bomb", "venom"), answers)
+
+
+def test_without_plain_requests_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=r"No plain request .* give each goal a row of the family plain"):
+        collected(monkeypatch, [row("harmful", "story", "bomb")], {STORY: STEPS})
 
 
 def test_rows_without_an_attack_are_refused_before_anything_is_asked(
@@ -245,7 +259,7 @@ def test_rows_without_an_attack_are_refused_before_anything_is_asked(
     monkeypatch.setattr("rasa_moe.evaluate.stage.generate", lambda *a, **k: pytest.fail("asked"))
     source = Source(name="by hand", rows=tuple(rows), family_splits=FAMILY_SPLITS)  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"name attacks in data\.attacks"):
-        stage.collect(None, None, source=source, judge=ByWord(), config=CollectConfig())
+        stage.collect(READER, None, source=source, judge=ByWord(), config=CollectConfig())
 
 
 def test_changed_copies_that_work_are_pairs_too_and_hold_train_words_alone(
@@ -263,7 +277,7 @@ def test_changed_copies_that_work_are_pairs_too_and_hold_train_words_alone(
     monkeypatch.setattr("rasa_moe.evaluate.stage.generate", engine)
     source = Source(name="by hand", rows=tuple(rows), family_splits=FAMILY_SPLITS)  # type: ignore[arg-type]
     config = CollectConfig(mutations=3)
-    result = stage.collect(None, None, source=source, judge=ByWord(), config=config)
+    result = stage.collect(READER, None, source=source, judge=ByWord(), config=config)
     assert len(asked) == 4 + 3 * 3  # plain, story, letter; harmless story
     assert {word for text in asked for word in text.split()} <= {
         *("harmful", "harmless", "plain", "story", "letter"),
@@ -271,3 +285,18 @@ def test_changed_copies_that_work_are_pairs_too_and_hold_train_words_alone(
     }
     assert Counter(pair.family for pair in result.pairs) == {"story": 4, "letter": 4}
     assert all(pair.anchor == user("harmful plain bomb") for pair in result.pairs)
+
+
+def test_prompts_above_the_context_are_dropped_whole_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [*harmful("bomb"), *harmful("venom " * 20)]
+    engine = Engine(rows, PAIR, CHATTER)
+    monkeypatch.setattr("rasa_moe.evaluate.stage.generate", engine)
+    source = Source(name="by hand", rows=tuple(rows), family_splits=FAMILY_SPLITS)  # type: ignore[arg-type]
+    model = SimpleNamespace(config=PreTrainedConfig(max_position_embeddings=12))
+    told = {"source": source, "judge": ByWord(), "config": CollectConfig(mutations=0)}
+    result = stage.collect(model, tiny_tokenizer(), **told)
+    assert engine.asked == ["harmful/plain/bomb", "harmful/story/bomb", "harmful/letter/bomb"]
+    assert (result.counts["too_long"], result.counts["pairs"]) == (3, 1)
+    model.config.max_position_embeddings = 2
+    with pytest.raises(DataError, match=r"Every attack .* longer than the model's context"):
+        stage.collect(model, tiny_tokenizer(), **told)

@@ -15,8 +15,10 @@ from typing import Any
 
 from rasa_moe.attacks.mutation import with_mutations
 from rasa_moe.config import CollectConfig
+from rasa_moe.data.chats import encode_chat, within_length
 from rasa_moe.data.rows import PLAIN_FAMILY, Message, Pair, PromptRow
 from rasa_moe.data.source import Source, is_attack
+from rasa_moe.engines import HttpEngine
 from rasa_moe.errors import DataError
 from rasa_moe.evaluate.stage import Judged, answer_rows
 from rasa_moe.judges import Judge
@@ -43,7 +45,7 @@ class Collected:
     Attributes:
         pairs: One record a jailbreak that worked and whose plain request was refused.
         retain: Harmless conversations, balanced over kinds and families.
-        counts: What was asked, kept and dropped, and why.
+        counts: What was asked, kept and dropped, and why; `too_long`: prompts above the model's context.
         transcript: Every prompt with its answer and verdict.
     """
 
@@ -83,10 +85,17 @@ def collect(
             "No harmful prompt of the train split is inside an attack, so there is nothing to learn from; "
             "name attacks in data.attacks (rasa-moe attack --list shows them), or give rows a family."
         )
+    asked = with_mutations(prompts, copies=config.mutations)
+    fitting = _within_context(model, tokenizer, asked)
+    if not any(map(is_attack, fitting)):
+        raise DataError(
+            "Every attack of the train split is longer than the model's context; give shorter attacks in "
+            "data.source."
+        )
     transcript = answer_rows(
         model,
         tokenizer,
-        with_mutations(prompts, copies=config.mutations),
+        fitting,
         judge=judge,
         max_new_tokens=config.max_new_tokens,
         batch_tokens=config.batch_tokens,
@@ -94,13 +103,10 @@ def collect(
         progress=progress,
     )
     pairs, counts = _pairs(transcript)
+    if num_too_long := len(asked) - len(fitting):
+        counts["too_long"] = num_too_long
     if not pairs:
-        raise DataError(
-            "No successful jailbreak to learn from: of "
-            f"{counts['jailbreaks']} jailbreaks {counts['jailbreaks_harmful']} were answered harmfully, and "
-            f"{counts['anchors_refused']} of {counts['anchors']} plain requests were refused; "
-            "give more goals or stronger attacks in data.source."
-        )
+        raise DataError(_why_no_pair(counts))
     retain = _retain(transcript, limit=config.retain_rows)
     return Collected(
         pairs=tuple(pairs),
@@ -124,6 +130,18 @@ def _prompts(source: Source, config: CollectConfig) -> list[PromptRow]:
             per_family[row.kind, row.family] += 1
             chosen.append(row)
     return chosen
+
+
+def _within_context(model: Any, tokenizer: Any, rows: Sequence[PromptRow]) -> list[PromptRow]:
+    """Leave out, whole, the prompts that the model never learnt to read to their end."""
+    if isinstance(model, HttpEngine):  # a server refuses them itself
+        return list(rows)
+    # Architectures without positions have no such limit.
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is None:
+        return list(rows)
+    fitting = within_length((encode_chat(tokenizer, row.messages) for row in rows), max_length=context)
+    return [rows[index] for index in fitting.kept]
 
 
 def _pairs(transcript: Sequence[Judged]) -> tuple[list[Pair], dict[str, int]]:
@@ -160,6 +178,36 @@ def _pairs(transcript: Sequence[Judged]) -> tuple[list[Pair], dict[str, int]]:
         "pairs": len(pairs),
     }
     return pairs, counts
+
+
+def _why_no_pair(counts: Mapping[str, int]) -> str:
+    """Name the half that every pair lacks, and what to do about it."""
+    worked = f"of {counts['jailbreaks']} jailbreaks {counts['jailbreaks_harmful']} were answered harmfully"
+    refused = f"{counts['anchors_refused']} of {counts['anchors']} plain requests were refused"
+    if not counts["anchors"]:
+        return (
+            f"No plain request to learn a refusal from: {worked}, but none of their goals was asked plainly; "
+            f"give each goal a row of the family {PLAIN_FAMILY} in data.source."
+        )
+    if counts["jailbreaks_unscored"] == counts["jailbreaks"]:
+        return (
+            f"No judged jailbreak to learn from: none of {counts['jailbreaks']} answers could be judged; "
+            "choose another judge."
+        )
+    if not counts["jailbreaks_harmful"]:
+        return (
+            f"No successful jailbreak to learn from: {worked}, and {refused}; "
+            "give more goals or stronger attacks in data.source."
+        )
+    if not counts["anchors_refused"]:
+        return (
+            f"No refusal to learn from: {refused}, while {worked}; choose a model that refuses such requests "
+            "when asked plainly, or more harmful goals in data.source."
+        )
+    return (
+        f"No goal was both refused plainly and answered harmfully inside an attack: {worked}, and {refused}; "
+        "give more goals or attacks in data.source."
+    )
 
 
 def _retain(transcript: Sequence[Judged], *, limit: int) -> tuple[RetainRow, ...]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 from rasa_moe.data.duplicates import NearPair, near_duplicates
-from rasa_moe.data.rows import PromptRow, leakage, normalise_goal, read_rows
-from rasa_moe.data.source import is_native, split_kind, understand_source
-from rasa_moe.data.understand import assign_splits
+from rasa_moe.data.joining import join, repeated_ids
+from rasa_moe.data.rows import PromptRow, leakage, normalise_goal
+from rasa_moe.data.source import JOINT, split_joint, split_kind, understand_source
+from rasa_moe.data.understand import Understood
 from rasa_moe.errors import DataError
 
 SHOWN = 20
@@ -30,43 +31,34 @@ def check_sources(names: Sequence[str], *, columns: Sequence[str] = (), kind: st
 
     Raises:
         ConfigError: A column setting or the kind is wrong.
+        DataError: A source is named twice.
     """
     lines: list[str] = []
-    rows_of: dict[str, list[PromptRow]] = {}
-    fixed: set[str] = set()
+    found: dict[str, Understood] = {}
     is_bad = False
-    for name in names:
-        report, rows, has_split, is_sound = _check_one(name, columns=columns, kind=kind)
+    for name in split_joint(JOINT.join(names)):
+        report, found[name], is_sound = _check_one(name, columns=columns, kind=kind)
         lines += [*report, ""]
         is_bad = is_bad or not is_sound
-        rows_of[name] = rows
-        if has_split:
-            fixed.add(name)
-    kept = [row for name in rows_of if name in fixed for row in rows_of[name]]
-    split = assign_splits([row for name in rows_of if name not in fixed for row in rows_of[name]], fixed=kept)
-    everything = [*kept, *split]
-    found, leaks = _leakage_lines(everything)
-    lines += [*_overlap_lines(rows_of), *found]
-    return Checked(lines=tuple(lines), is_bad=is_bad or leaks > 0)
+    rows = join(list(found.values()))
+    repeated = repeated_ids(rows)
+    lines += _listed("ids used twice", repeated) if repeated else []
+    leakage_lines, leaks = _leakage_lines(rows)
+    lines += [*_overlap_lines({name: one.rows for name, one in found.items()}), *leakage_lines]
+    return Checked(lines=tuple(lines), is_bad=is_bad or bool(repeated) or leaks > 0)
 
 
-def _check_one(
-    name: str, *, columns: Sequence[str], kind: str
-) -> tuple[list[str], list[PromptRow], bool, bool]:
-    """Return the report on one source, its rows, whether they name their split, and whether all is sound."""
-    lines = [name]
-    name, kind = split_kind(name, default=kind)
-    if is_native(name) and not columns:
-        try:
-            rows = read_rows(name)
-        except DataError as error:
-            return [name, f"  {error}"], [], True, False
-        return [*lines, "  columns: rows of this project", *_count_lines(rows)], rows, True, True
+def _check_one(name: str, *, columns: Sequence[str], kind: str) -> tuple[list[str], Understood, bool]:
+    """Return the report on one source, what was understood of it, and whether all is sound."""
     try:
         found = understand_source(name, columns=columns, kind=kind)
     except DataError as error:
-        return [name, f"  {error}"], [], False, False
-    rows = list(found.rows)
+        return [name, f"  {error}"], Understood((), {}, ()), False
+    rows = found.rows
+    if found.is_own:
+        return [name, "  columns: rows of this project", *_count_lines(rows)], found, True
+    lines = [name]
+    name, kind = split_kind(name, default=kind)
     mapping = ", ".join(f"{role} from {column!r}" for role, column in found.columns.items()) or "none"
     lines += [f"  columns: {mapping}", *_count_lines(rows)]
     if "kind" not in found.columns:
@@ -77,7 +69,7 @@ def _check_one(
         recorded = f"recorded answers {found.answers}, recorded scores {found.scores}"
         lines.append(f"  {recorded}: not used, the model is asked anew")
     lines += _listed("problems", found.problems) + _listed("notes", found.notes)
-    return lines, rows, "split" in found.columns, bool(rows) and not found.problems
+    return lines, found, bool(rows) and not found.problems
 
 
 def _count_lines(rows: Sequence[PromptRow]) -> list[str]:
@@ -95,7 +87,7 @@ def _listed(what: str, problems: Sequence[str]) -> list[str]:
     return [f"  {what}: {len(problems)}", *(f"    {line}" for line in problems[:SHOWN]), *hidden]
 
 
-def _overlap_lines(rows_of: dict[str, list[PromptRow]]) -> list[str]:
+def _overlap_lines(rows_of: Mapping[str, Sequence[PromptRow]]) -> list[str]:
     """Count the goals that two files share, exactly and nearly."""
     goals = {name: {normalise_goal(row.goal) for row in rows} for name, rows in rows_of.items()}
     lines = []

@@ -67,10 +67,13 @@ def map_columns(
             name = next((name for name in free if name not in found.values()), None)
             if name is not None:
                 found[role] = name
-    if "goal" not in found and "prompt" in by_name and by_name["prompt"] not in given.values():
+    # Beside a column of attacks the prompts may be attacks: there each row decides what it is.
+    text = by_name.get("prompt")
+    may_be_attacks = "family" in found and found.get("prompt") == text
+    if "goal" not in found and text is not None and text not in given.values() and not may_be_attacks:
         # A list of plain prompts, or a log whose attacks stand in another column.
-        found["goal"] = by_name["prompt"]
-        if found.get("prompt") == by_name["prompt"]:
+        found["goal"] = text
+        if found.get("prompt") == text:
             del found["prompt"]
     return found
 
@@ -86,5 +89,5 @@ def spare_columns(table: Table, mapping: Mapping[str, str], given: Mapping[str, 
 
 
 def _holds_kinds(table: Table, column: str, *, kinds: Mapping[str, Kind]) -> bool:
-    values = {text_of(row.fields.get(column)).strip() for row in table.rows} - {""}
+    values = {text_of(row.fields.get(column)).strip().casefold() for row in table.rows} - {""}
     return column.casefold() == "kind" or (bool(values) and values <= {*kinds, *KINDS})

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import cast
 
 from rasa_moe.data.columns import parse_columns
+from rasa_moe.data.joining import join, repeated_ids
 from rasa_moe.data.jsonl import bad_rows, listing
 from rasa_moe.data.public import PUBLIC_SETS
 from rasa_moe.data.rows import KINDS, PLAIN_FAMILY, Kind, PromptRow, Split, read_rows, require_no_leakage
 from rasa_moe.data.tables import read_table
-from rasa_moe.data.understand import Understood, assign_splits, understand
+from rasa_moe.data.understand import Understood, understand
 from rasa_moe.errors import ConfigError, DataError
 
 TESTBED = "testbed"
@@ -22,6 +23,7 @@ JOINT = " + "
 AS = " as "
 TRAIN: Split = "train"
 TEST: Split = "test"
+_OWN_FIELDS = frozenset(PromptRow.__dataclass_fields__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +67,8 @@ def load_source(
         families: Families to train on. Empty: the testbed's own train families, or every family of the file.
         columns: Which column holds what, such as "goal=Behavior"; the others are found by their usual names.
         kind: What the requests of a table are that does not say so itself.
-        limit: Most rows taken from one source, the first ones; None for all.
+        limit: Most rows taken from one source, the first ones, besides plain requests that are added for
+            them; None for all.
 
     Raises:
         DataError: Bad file, a goal in two splits, or an unknown family.
@@ -105,41 +108,35 @@ def with_families(source: Source, families: Sequence[str]) -> Source:
 
 
 def _rows_of(name: str, *, columns: Sequence[str], kind: str, limit: int | None) -> list[PromptRow]:
-    fixed: list[PromptRow] = []  # rows that say their split themselves
-    free: list[PromptRow] = []
-    for part in (part.strip() for part in name.split(JOINT)):
-        rows, has_split = read_part(part, columns=columns, kind=kind)
-        (fixed if has_split else free).extend(rows[:limit])
-    rows = [*fixed, *assign_splits(free, fixed=fixed)]
-    counts = Counter(row.id for row in rows)
-    doubled = [row_id for row_id, count in counts.items() if count > 1]
-    if doubled:
-        raise DataError(f"{name}: the id {doubled[0]!r} is used {counts[doubled[0]]} times; make ids unique")
+    parts = split_joint(name)
+    rows = join([read_part(part, columns=columns, kind=kind, limit=limit) for part in parts])
+    repeated = repeated_ids(rows)
+    if repeated:
+        raise DataError(f"{name}: {repeated[0]}")
     return rows
 
 
 def read_part(
-    name: str, *, columns: Sequence[str] = (), kind: str = "harmful"
-) -> tuple[list[PromptRow], bool]:
-    """Read one source and say whether its rows name their own split.
+    name: str, *, columns: Sequence[str] = (), kind: str = "harmful", limit: int | None = None
+) -> Understood:
+    """Read one source without a bad row.
 
     Raises:
         DataError: The source is missing or broken; bad lines are listed.
     """
-    name, kind = split_kind(name, default=kind)
-    if is_native(name) and not columns:
-        return read_rows(name), True
-    understood = understand_source(name, columns=columns, kind=kind)
+    understood = understand_source(name, columns=columns, kind=kind, limit=limit)
     if understood.problems:
         headline = f"{name} has {bad_rows(understood.problems)} (see: rasa-moe pairs check)"
         raise DataError(listing(headline, understood.problems))
     if not understood.rows:
         raise DataError(f"{name} has no rows; give a file with at least one")
-    return list(understood.rows), "split" in understood.columns
+    return understood
 
 
-def understand_source(name: str, *, columns: Sequence[str] = (), kind: str = "harmful") -> Understood:
-    """Read one source that was not written for us, or a public set by its name.
+def understand_source(
+    name: str, *, columns: Sequence[str] = (), kind: str = "harmful", limit: int | None = None
+) -> Understood:
+    """Read one source: rows that we wrote, a table that was not written for us, or a public set by its name.
 
     Raises:
         DataError: The source cannot be read at all.
@@ -148,12 +145,33 @@ def understand_source(name: str, *, columns: Sequence[str] = (), kind: str = "ha
     name, kind = split_kind(name, default=kind)
     if kind not in KINDS:
         raise ConfigError(f"data.kind is {kind!r}; choose one of {', '.join(KINDS)}")
+    if is_own(name) and not columns:
+        rows = tuple(read_rows(name)[:limit])
+        return Understood(rows, {}, (), fixed=frozenset(row.id for row in rows), is_own=True)
     given = parse_columns(columns)
     public = PUBLIC_SETS.get(name.lower())
     if public is None:
-        return understand(read_table(name), columns=given, kind=cast(Kind, kind))
-    table = read_table(public.source)
-    return understand(table, columns={**public.columns, **given}, kind=public.kind, kinds=public.kinds)
+        return understand(read_table(name), columns=given, kind=cast(Kind, kind), limit=limit)
+    return understand(
+        read_table(public.source),
+        columns={**public.columns, **given},
+        kind=public.kind,
+        kinds=public.kinds,
+        limit=limit,
+    )
+
+
+def split_joint(name: str) -> list[str]:
+    """Take "a.csv + b.csv" apart.
+
+    Raises:
+        DataError: A source is named twice.
+    """
+    parts = [part.strip() for part in name.split(JOINT)]
+    repeated = [part for part, count in Counter(parts).items() if count > 1]
+    if repeated:
+        raise DataError(f"the source {repeated[0]} is named twice; name it once")
+    return parts
 
 
 def split_kind(name: str, *, default: str) -> tuple[str, str]:
@@ -162,18 +180,20 @@ def split_kind(name: str, *, default: str) -> tuple[str, str]:
     return (path.strip(), kind.strip()) if found and kind.strip() in KINDS else (name, default)
 
 
-def is_native(name: str) -> bool:
-    """Whether a file is JSONL in our own form: its first row names an id, a kind and a prompt."""
+def is_own(name: str) -> bool:
+    """Whether a file is JSONL whose every row holds all that `write_rows` writes.
+
+    Rows that merely have an id, a kind and a prompt are anyone's: plain requests and splits are not settled.
+    """
     path = Path(name)
     if path.suffix.lower() not in (".jsonl", ".ndjson"):
         return False
     try:
         with open(path, encoding="utf-8-sig") as file:
-            first = json.loads(next((line for line in file if line.strip()), "null"))
-    except (OSError, ValueError):
-        return True  # the strict reader says best what is wrong
-    has_prompt = isinstance(first, dict) and ("prompt" in first or "messages" in first)
-    return not isinstance(first, dict) or (has_prompt and {"id", "kind"} <= set(first))
+            rows = [json.loads(line) for line in file if line.strip()]
+    except (OSError, ValueError, RecursionError):
+        return False  # the reader of tables says what is wrong
+    return bool(rows) and all(isinstance(row, dict) and set(row) >= _OWN_FIELDS for row in rows)
 
 
 def is_attack(row: PromptRow) -> bool:

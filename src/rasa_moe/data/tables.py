@@ -19,6 +19,7 @@ from rasa_moe.data.jsonl import bad_rows, listing
 from rasa_moe.errors import DataError
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _LONGEST_FIELD = 2**31 - 1
 
 
@@ -112,6 +113,7 @@ def _guess(text: str) -> str:
 
 
 def _read_csv(path: Path, text: str, *, delimiter: str) -> Table:
+    _require_delimiter(path, text.partition("\n")[0], delimiter=delimiter)
     before = csv.field_size_limit(_LONGEST_FIELD)  # a model's answer may be longer than the usual limit
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -135,6 +137,17 @@ def _read_csv(path: Path, text: str, *, delimiter: str) -> Table:
     finally:
         csv.field_size_limit(before)
     return _table(str(path), records, problems, columns=header)
+
+
+def _require_delimiter(path: Path, header: str, *, delimiter: str) -> None:
+    """Refuse another separator in the header at once: every row of the file would be a problem otherwise."""
+    other = next((mark for mark in _DELIMITERS if mark in header), None)
+    if delimiter not in header and other is not None:
+        wanted, found = _DELIMITERS[delimiter], _DELIMITERS[other]
+        raise DataError(
+            f"{path}, line 1: the columns are separated by {found}, where a {path.suffix or 'text'} file has "
+            f"{wanted}; save it with {wanted}" + (", or name it .tsv" if other == "\t" else "")
+        )
 
 
 def _read_jsonl(path: Path, text: str) -> Table:

@@ -12,30 +12,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+from rasa_moe.data.cells import conversation, kind_of, references
 from rasa_moe.data.columns import KIND_WORDS, map_columns, spare_columns
-from rasa_moe.data.duplicates import goal_clusters
 from rasa_moe.data.rows import (
-    KINDS,
     PLAIN_FAMILY,
     SPLITS,
     Kind,
     Message,
     PromptRow,
     Split,
-    check_messages,
     normalise_goal,
     split_of,
 )
 from rasa_moe.data.tables import Table, TableRow, text_of
 
 _NOTHING: tuple[Any, ...] = (None, "", [])
-_SHAREGPT = {
-    "human": "user",
-    "gpt": "assistant",
-    "user": "user",
-    "assistant": "assistant",
-    "system": "system",
-}
+_REQUESTS = ("harmful", "harmless")
 
 
 @dataclass(frozen=True)
@@ -44,12 +36,14 @@ class Understood:
 
     Attributes:
         rows: Good rows, and the plain requests that were added for attacks without one.
-        columns: Role -> column.
+        columns: Role -> column; empty for rows of our own.
         problems: Lines that gave no row.
         notes: Lines that repeat an earlier one (dropped) or change a column's type.
         answers: Rows with a recorded answer; it is not used, because pairs need the model's own.
         scores: Rows with a recorded score of a judge; not used either.
         plain_added: Plain requests that were added.
+        fixed: Ids of the rows that name their split.
+        is_own: Whether the rows are in the form that this project writes, and were taken as they are.
     """
 
     rows: tuple[PromptRow, ...]
@@ -59,6 +53,12 @@ class Understood:
     answers: int = 0
     scores: int = 0
     plain_added: int = 0
+    fixed: frozenset[str] = frozenset()
+    is_own: bool = False
+
+
+class _GoalUnknownError(ValueError):
+    """Say that an attack's goal is not given: without it there is neither a pair nor a split."""
 
 
 @dataclass
@@ -68,6 +68,7 @@ class _Counts:
     answers: int = 0
     scores: int = 0
     types: dict[str, type] = field(default_factory=dict)
+    fixed: set[str] = field(default_factory=set)
 
 
 def understand(
@@ -76,6 +77,7 @@ def understand(
     columns: Mapping[str, str],
     kind: Kind = "harmful",
     kinds: Mapping[str, Kind] | None = None,
+    limit: int | None = None,
 ) -> Understood:
     """Read a table as prompt rows, collecting problems by line.
 
@@ -84,7 +86,10 @@ def understand(
         columns: Role -> column, as the user names them; the others are found by their usual names.
         kind: What the requests are where no column says so.
         kinds: Values of the kind column that stand for a kind of ours.
+        limit: Most rows kept of the table, the first ones; plain requests are added for those.
     """
+    if not table.rows:
+        return Understood((), {}, table.problems)
     kinds = {**KIND_WORDS, **(kinds or {})}
     mapping = map_columns(table, columns, kinds=kinds)
     spare = spare_columns(table, mapping, columns)
@@ -93,21 +98,8 @@ def understand(
         listed = ", ".join(table.columns) or "none"
         counts.problems.append(f"no column holds goals or prompts; name it with goal=COLUMN ({listed})")
         return Understood((), mapping, tuple(counts.problems))
-    rows, first_line = [], dict[str, int]()
-    for entry in table.rows:
-        try:
-            row = _row_of(entry, _filled(entry, mapping, spare), counts, table=table, kind=kind, kinds=kinds)
-        except ValueError as error:
-            counts.problems.append(f"line {entry.line}: {error}")
-            continue
-        key = repr((normalise_goal(row.goal), row.kind, row.family, row.messages))
-        if key in first_line:
-            first = first_line[key]
-            counts.notes.append(f"line {entry.line}: the same goal and prompt as on line {first}")
-            continue
-        first_line[key] = entry.line
-        rows.append(row)
-    plain = _plain_requests(rows)
+    rows = _good_rows(table, mapping, spare, counts, kind=kind, kinds=kinds)[:limit]
+    plain = _plain_requests(rows, counts)
     return Understood(
         rows=(*rows, *plain),
         columns=mapping,
@@ -116,22 +108,43 @@ def understand(
         answers=counts.answers,
         scores=counts.scores,
         plain_added=len(plain),
+        fixed=frozenset(counts.fixed),
     )
 
 
-def assign_splits(rows: Sequence[PromptRow], *, fixed: Sequence[PromptRow] = ()) -> list[PromptRow]:
-    """Split by goal across all rows; goals that are nearly the same go together.
-
-    Args:
-        rows: Rows to split; whatever split they have is replaced.
-        fixed: Rows that say their split themselves; goals near one of theirs follow it.
-    """
-    clusters = goal_clusters([row.goal for row in (*fixed, *rows)])
-    taken = {clusters[normalise_goal(row.goal)]: row.split for row in reversed(fixed)}
-    return [
-        replace(row, split=taken.get(cluster) or split_of(cluster))
-        for row, cluster in ((row, clusters[normalise_goal(row.goal)]) for row in rows)
-    ]
+def _good_rows(
+    table: Table,
+    mapping: Mapping[str, str],
+    spare: Mapping[str, Sequence[str]],
+    counts: _Counts,
+    *,
+    kind: Kind,
+    kinds: Mapping[str, Kind],
+) -> list[PromptRow]:
+    rows, line_of, line_of_id = list[PromptRow](), dict[str, int](), dict[str, int]()
+    for entry in table.rows:
+        try:
+            row = _row_of(entry, _filled(entry, mapping, spare), counts, table=table, kind=kind, kinds=kinds)
+        except ValueError as error:
+            counts.problems.append(f"line {entry.line}: {error}")
+            if isinstance(error, _GoalUnknownError) and "goal" not in mapping:
+                break  # it is true of every attack of the file, and is said once
+            continue
+        key = repr((normalise_goal(row.goal), row.kind, row.family, row.messages))
+        first, first_of_id = line_of.get(key), line_of_id.get(row.id)
+        if first is not None:
+            counts.notes.append(f"line {entry.line}: the same goal and prompt as on line {first}")
+        elif first_of_id is not None:
+            said = _cell(entry, mapping, "id") or str(entry.number)
+            counts.problems.append(
+                f"line {entry.line}: the id {said!r} is that of line {first_of_id} too; make ids unique"
+            )
+        else:
+            line_of[key] = line_of_id[row.id] = entry.line
+            rows.append(row)
+            if _cell(entry, mapping, "split"):
+                counts.fixed.add(row.id)
+    return rows
 
 
 def _filled(
@@ -164,35 +177,74 @@ def _row_of(
     goal = value("goal")
     if goal is not None and not isinstance(goal, str):
         raise ValueError(f"{mapping['goal']} is a {type(goal).__name__}, not text")
+    goal = (goal or "").strip()
     has_prompt = value("prompt") not in _NOTHING
-    if not has_prompt and not (goal or "").strip():
+    if not has_prompt and not goal:
         raise ValueError("the prompt is missing")
-    if "prompt" in mapping and not has_prompt:
-        counts.notes.append(f"line {entry.line}: {mapping['prompt']} is missing; kept as the plain request")
-    messages = _conversation(value("prompt"), column=mapping.get("prompt", "")) if has_prompt else ()
-    goal = (goal or "").strip() or messages[-1]["content"].strip()
+    messages = conversation(value("prompt"), column=mapping["prompt"]) if has_prompt else ()
+    row_kind = kind_of(value("kind"), column=mapping["kind"], kinds=kinds) if "kind" in mapping else kind
+    family = _cell(entry, mapping, "family")
+    if not goal:
+        _require_no_attack(mapping, kind=row_kind, family=family)
+        goal = messages[-1]["content"].strip()
     if text_of(value("context")).strip() and not messages:
         # Without the text that it speaks of, the request is another one.
         goal = f"{text_of(value('context')).strip()}\n\n{goal}"
     is_plain = not messages or [normalise_goal(m["content"]) for m in messages] == [normalise_goal(goal)]
+    is_lost = is_plain and row_kind in _REQUESTS and _names_attack(family)
+    if is_lost or ("prompt" in mapping and not has_prompt):
+        what = f"{mapping.get('prompt', 'prompt')} is {'the goal itself' if has_prompt else 'missing'}"
+        counts.notes.append(f"line {entry.line}: {what}; kept as the plain request")
     stem = stem_of(table.name)
-    row_kind = _kind_of(value("kind"), default=kind, kinds=kinds)
-    # Questions and abilities have no attack around them; their family says which set they come from.
-    unwrapped = PLAIN_FAMILY if row_kind in ("harmful", "harmless") else stem
-    split = text_of(value("split")).strip() or split_of(goal)
+    split = _cell(entry, mapping, "split") or split_of(goal)
     if split not in SPLITS:
         raise ValueError(f"the split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
-    family = text_of(value("family")).strip() or (PLAIN_FAMILY if is_plain else "jailbreak")
     return PromptRow(
-        id=f"{stem}-{text_of(value('id')).strip() or entry.number}",
+        id=f"{stem}-{_cell(entry, mapping, 'id') or entry.number}",
         goal=goal,
         kind=row_kind,
-        family=unwrapped if is_plain else family,
-        group=text_of(value("group")).strip(),
+        family=_family_of(family, kind=row_kind, is_plain=is_plain, stem=stem),
+        group=_cell(entry, mapping, "group"),
         split=cast(Split, split),
         messages=messages or (Message(role="user", content=goal),),
-        reference=_references(value("reference")),
+        reference=references(value("reference")),
     )
+
+
+def _cell(entry: TableRow, mapping: Mapping[str, str], role: str) -> str:
+    return text_of(entry.fields.get(mapping[role])).strip() if role in mapping else ""
+
+
+def _names_attack(family: str) -> bool:
+    return family.casefold() not in ("", PLAIN_FAMILY)
+
+
+def _require_no_attack(mapping: Mapping[str, str], *, kind: Kind, family: str) -> None:
+    """Refuse a jailbreak without the goal behind it: taken for the goal, it would become a plain request.
+
+    A prompt alone is a plain request, unless it names an attack or stands in a log whose other rows do.
+    """
+    if kind not in _REQUESTS or family.casefold() == PLAIN_FAMILY:
+        return
+    if "goal" in mapping:
+        raise _GoalUnknownError(
+            f"{mapping['goal']} is empty; give the plain request that the prompt wraps, or the family "
+            f"{PLAIN_FAMILY} if it wraps none"
+        )
+    if family:
+        raise _GoalUnknownError(
+            f"no column holds the goal of the attack {family!r}, nor those of other attacks; add a column "
+            "goal with the plain request that each attack wraps"
+        )
+
+
+def _family_of(family: str, *, kind: Kind, is_plain: bool, stem: str) -> str:
+    if not is_plain:
+        return (family if _names_attack(family) else family.casefold()) or "jailbreak"
+    if kind in _REQUESTS:
+        return PLAIN_FAMILY
+    # Questions and abilities have no attack around them; their family says which set they come from.
+    return family if _names_attack(family) else stem
 
 
 def stem_of(name: str) -> str:
@@ -209,64 +261,17 @@ def _check_type(value: object, *, role: str, counts: _Counts, line: int) -> None
         counts.notes.append(f"line {line}: {role} is a {is_now}, but a {was} before")
 
 
-def _kind_of(value: object, *, default: Kind, kinds: Mapping[str, Kind]) -> Kind:
-    text = text_of(value).strip()
-    if not text:
-        return default
-    if text in kinds:
-        return kinds[text]
-    if text not in KINDS:
-        raise ValueError(f"the kind {text!r} is unknown; choose one of {', '.join(KINDS)}")
-    return cast(Kind, text)
-
-
-def _conversation(value: object, *, column: str) -> tuple[Message, ...]:
-    """Read a prompt: a text, the user's turns as texts, or turns with roles (also those of ShareGPT)."""
-    if isinstance(value, str):
-        if not value.strip():
-            raise ValueError(f"{column} is empty")
-        return (Message(role="user", content=value),)
-    if not isinstance(value, list | tuple):
-        raise ValueError(f"{column} is a {type(value).__name__}, neither text nor a list of turns")
-    if all(isinstance(turn, str) for turn in value):
-        return _user_turns([str(turn) for turn in value], column=column)
-    turns = [_turn(turn) for turn in value]
-    while turns and turns[-1]["role"] == "assistant":
-        turns.pop()  # a log keeps the answer to the attack as its last turn
-    return check_messages(turns, field=column)
-
-
-def _user_turns(texts: Sequence[str], *, column: str) -> tuple[Message, ...]:
-    """Read the user's turns alone; what the model said between them is not known and is not made up."""
-    if len(texts) != 1 or not texts[0].strip():
-        raise ValueError(
-            f"{column} lists {len(texts)} user turns without the answers between them; give turns with roles"
-        )
-    return (Message(role="user", content=texts[0]),)
-
-
-def _turn(turn: object) -> Message:
-    if not isinstance(turn, Mapping):
-        raise ValueError("mixes texts and turns with roles")
-    role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-    return Message(
-        role=_SHAREGPT.get(str(role), str(role)), content=content if isinstance(content, str) else ""
-    )
-
-
-def _references(value: object) -> tuple[str, ...]:
-    items = [value] if isinstance(value, str) else value
-    return tuple(item for item in items if isinstance(item, str) and item) if isinstance(items, list) else ()
-
-
-def _plain_requests(rows: Sequence[PromptRow]) -> list[PromptRow]:
+def _plain_requests(rows: Sequence[PromptRow], counts: _Counts) -> list[PromptRow]:
     """Return the plain requests that attacks lack: the anchor of every pair."""
     plain = {(row.kind, normalise_goal(row.goal)) for row in rows if row.family == PLAIN_FAMILY}
     added = []
     for row in rows:
         key = (row.kind, normalise_goal(row.goal))
-        if row.kind in ("harmful", "harmless") and row.family != PLAIN_FAMILY and key not in plain:
+        if row.kind in _REQUESTS and row.family != PLAIN_FAMILY and key not in plain:
             plain.add(key)
             ask = (Message(role="user", content=row.goal),)
-            added.append(replace(row, id=f"{row.id}-plain", family=PLAIN_FAMILY, group="", messages=ask))
+            request = replace(row, id=f"{row.id}-plain", family=PLAIN_FAMILY, group="", messages=ask)
+            added.append(request)
+            if row.id in counts.fixed:
+                counts.fixed.add(request.id)
     return added
