@@ -65,7 +65,10 @@ def change_between(before: Estimate, after: Estimate) -> Change:
 
 
 def percent(rate: float) -> str:
-    """Return 0.412 as "41%", with a decimal where rounding would turn few into none or most into all, and a dash for none at all."""
+    """Return 0.412 as "41%", with a decimal where rounding would turn few into none or most into all.
+
+    Where nothing was scored it is a dash.
+    """
     if math.isnan(rate):
         return DASH
     shown = 100 * rate
