@@ -241,17 +241,23 @@ def _require_outputs(stage: Stage, out: Path) -> None:
 @contextmanager
 def _known_failures(path: Path, stage: Stage) -> Iterator[None]:
     """Turn a full disk and a lack of memory inside a stage into one sentence each."""
-    import torch
     from safetensors import SafetensorError
 
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise TrainingError(
-            f"The stage '{stage.name}' ran out of memory; start a new run with a lower batch_tokens "
-            "(collect, evaluate, align), or with align.gradient_checkpointing: true."
-        ) from error
-    except (OSError, SafetensorError) as error:
+    except (MemoryError, OSError, RuntimeError, SafetensorError) as error:
+        if _is_out_of_memory(error):
+            raise TrainingError(
+                f"The stage '{stage.name}' ran out of memory; start a new run with shorter prompts, a lower "
+                "batch_tokens (collect, evaluate, align), or align.gradient_checkpointing: true."
+            ) from error
         if is_disk_full(error):
             raise disk_full(path) from error
         raise
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error means that there is no memory left; on a CPU torch says it in words only."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)

@@ -27,6 +27,8 @@ from rasa_moe.files import move_into_place, reported, sha256_file, sha256_json, 
 _FORMAT = 1
 _CONFIG, _STATE, _ENVIRONMENT = "config.yaml", "state.json", "environment.json"
 _LOCK, _STAGING, _CHECKPOINTS, _SET_ASIDE = ".lock", ".staging", ".checkpoints", "set_aside"
+# What stands in a directory before any stage has written or begun; it is nobody's work.
+_NOBODYS = frozenset({_CONFIG, _ENVIRONMENT, _LOCK, ".hashes.json"})
 
 
 @dataclass(frozen=True)
@@ -55,18 +57,19 @@ class RunDirectory:
 
     @classmethod
     def start(cls, path: Path, config: Config) -> RunDirectory:
-        """Create a run directory, or go on with one of the same configuration.
+        """Create a run directory, go on with one of the same configuration, or take over one without work.
 
         Raises:
             RunError: The directory holds something else, another configuration, or cannot be written.
         """
-        if (path / _CONFIG).exists():
+        with reported(path):
+            path.mkdir(parents=True, exist_ok=True)
+            there = [entry.name for entry in path.iterdir() if entry.name not in _NOBODYS]
+        if there and (path / _CONFIG).exists():
             directory = cls.open(path)
             directory._require_same(config)
             return directory
-        with reported(path):
-            path.mkdir(parents=True, exist_ok=True)
-            strangers = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
+        strangers = [name for name in there if not name.startswith(".")]
         if strangers:
             raise RunError(
                 f"{path} is no run directory (it holds {strangers[0]}); choose a new or empty one."

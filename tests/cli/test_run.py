@@ -102,6 +102,13 @@ def test_a_stage_without_its_inputs_names_the_one_to_run_first(method, directory
     [
         (OSError(errno.ENOSPC, "No space left on device"), RunError, "disk that holds .* is full"),
         (MemoryError(), TrainingError, "'align' ran out of memory"),
+        (
+            RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
+            ),
+            TrainingError,
+            "'align' ran out of memory; .* shorter prompts, a lower batch_tokens",
+        ),
     ],
 )
 def test_known_failures_become_sentences(
@@ -128,9 +135,10 @@ def test_a_really_full_disk_becomes_a_sentence(method, directory: RunDirectory) 
         _run(directory)
 
 
-def test_other_errors_keep_their_traceback(method, directory: RunDirectory) -> None:
-    method.fail["align"] = ZeroDivisionError()
-    with pytest.raises(ZeroDivisionError):
+@pytest.mark.parametrize("failure", [ZeroDivisionError(), RuntimeError("shapes differ")])
+def test_other_errors_keep_their_traceback(method, directory: RunDirectory, failure: Exception) -> None:
+    method.fail["align"] = failure
+    with pytest.raises(type(failure)):
         _run(directory)
 
 

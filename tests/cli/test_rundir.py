@@ -49,9 +49,22 @@ def test_disk_full_is_recognised_in_words_too() -> None:
 
 def test_a_run_of_another_configuration_is_refused_with_the_keys(directory: RunDirectory) -> None:
     other = load_config(None, ["align.rounds=9", "seed=4"])
+    with directory.staging("collect") as out:
+        (out / "pairs.jsonl").write_text("x")
+        directory.commit("collect", inputs={}, elapsed_seconds=1.0)
     with pytest.raises(RunError) as caught:
         RunDirectory.start(directory.path, other)
     assert "seed is 0 there and 4 here; align.rounds is 3 there and 9 here" in str(caught.value)
+
+
+def test_a_directory_without_work_is_taken_over(directory: RunDirectory) -> None:
+    """A mistyped model name is no reason to keep the place that the corrected command names."""
+    directory.record_environment({"started": "now"})
+    with directory.locked():
+        pass
+    other = load_config(None, ["seed=4"])
+    assert RunDirectory.start(directory.path, other).config == other
+    assert RunDirectory.open(directory.path).config == other
 
 
 def test_the_same_configuration_goes_on(directory: RunDirectory) -> None:

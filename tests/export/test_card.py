@@ -85,3 +85,16 @@ def test_a_run_without_results_of_the_repaired_model_has_no_card(run_dir: Path) 
     (run_dir / "evaluation.json").write_text(json.dumps(content))
     with pytest.raises(RunError, match="no results of both"):
         model_card(run_dir)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "sentence"),
+    [
+        ("auto", "stored in the types of the base model, to which trained values are rounded. All else has"),
+        ("float32", "stored in float32, as the run was told; all else is the base model in float32."),
+    ],
+)
+def test_the_type_of_the_checkpoint_is_told(run_dir: Path, dtype: str, sentence: str) -> None:
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    (run_dir / "config.yaml").write_text(yaml.safe_dump({**config, "dtype": dtype}))
+    assert sentence in model_card(run_dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,21 @@ def test_a_missing_expert_is_found_even_without_memory(exported: tuple[PreTraine
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"lacks model.layers.1.mlp.experts.down_proj, whole or in part"):
         check_export(model, folder, free_bytes=1000)
+
+
+def test_where_a_tensor_lies_in_memory_makes_no_difference(exported: tuple[PreTrainedModel, Path]) -> None:
+    """Kernels round by the address, and a file that is mapped into memory lies at others."""
+    model, folder = exported
+    for parameter in model.parameters():
+        room = torch.empty(parameter.numel() + 16)
+        shifted = room[1 : 1 + parameter.numel()].view(parameter.shape)
+        parameter.data = shifted.copy_(parameter.data)
+    assert check_export(model, folder).is_loaded
+
+
+def test_a_config_that_answers_differently_is_found(exported: tuple[PreTrainedModel, Path]) -> None:
+    model, folder = exported
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_experts_per_tok": 1}))
+    with pytest.raises(ModelError, match="answers differently"):
+        check_export(model, folder)

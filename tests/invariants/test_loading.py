@@ -82,3 +82,11 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(tmp_path: Path) -> None:
     (broken / "model.safetensors").write_bytes(b"half a file")
     with pytest.raises(ModelError, match="could not be loaded"):
         load_model(broken)
+
+
+@pytest.mark.parametrize("device", ["banana", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused_before_any_weight_is_read(tmp_path: Path, device: str) -> None:
+    folder = saved(tmp_path)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=f"'{device}' cannot be used .* give device: auto"):
+        load_model(folder, device=device)

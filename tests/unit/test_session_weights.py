@@ -1,4 +1,4 @@
-"""In which type a session holds the weights, and what it refuses before any work is done."""
+"""In which type a session holds weights, what it refuses before any work, and how it tells files apart."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from rasa_moe import session as sessions
 from rasa_moe.align.rivals import RIVALS
 from rasa_moe.config import load_config
 from rasa_moe.errors import ModelError
+from rasa_moe.files import sha256_file
 from rasa_moe.moe import loading
 from rasa_moe.rundir import RunDirectory
 from rasa_moe.session import Session, working_dtype
@@ -64,3 +66,37 @@ def test_other_methods_and_float32_are_accepted(
 def test_the_methods_that_train_in_place_say_so() -> None:
     in_place = {name for name, rival in RIVALS.items() if rival.trains_in_place}
     assert in_place == {"full", "full_no_retain", "lora", "router_kl", "rerouting"}
+
+
+def fingerprint(tmp_path: Path) -> str:
+    config = load_config(None, (f"model='{tmp_path / 'base'}'",))
+    return Session(RunDirectory.start(tmp_path / "run", config)).source_hashes(("model",))["model"]
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> Path:
+    """Return a file as large as those of real checkpoints, with a hole instead of most of its bytes."""
+    file = tmp_path / "base" / "model-00001-of-00001.safetensors"
+    file.parent.mkdir()
+    with open(file, "wb") as opened:
+        opened.truncate((64 << 20) + 1)
+    return file
+
+
+def test_a_large_file_that_was_changed_in_place_is_noticed(tmp_path: Path, shard: Path) -> None:
+    before = fingerprint(tmp_path)
+    with open(shard, "r+b") as opened:
+        opened.seek(50 << 20)
+        opened.write(b"x")
+    assert fingerprint(tmp_path) != before
+
+
+def test_a_large_file_is_read_once(tmp_path: Path, shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(sessions, "sha256_file", lambda file: (read.append(file.name), sha256_file(file))[1])
+    (shard.parent / "config.json").write_text("{}")
+    before = fingerprint(tmp_path)
+    assert fingerprint(tmp_path) == before
+    assert read.count(shard.name) == 1, "remembered in the run directory"
+    (tmp_path / "run" / ".hashes.json").write_text("[")
+    assert fingerprint(tmp_path) == before, "what is remembered is no more than a help"

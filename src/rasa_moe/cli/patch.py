@@ -124,22 +124,56 @@ def write_checkpoint(
 ) -> None:
     """Load a model, put a patch in or take it out, and write an ordinary checkpoint."""
     from rasa_moe.export.checked import check_export
+    from rasa_moe.export.stored import describe_types, exact, store_as, stored_dtypes
     from rasa_moe.moe import load_model
+    from rasa_moe.moe.directories import finished_directory
     from rasa_moe.moe.patch import ExpertPatch, export_checkpoint
 
     quiet_loading()
+    asked = _dtype_of_run(patch_folder, model_name)
     patch = ExpertPatch.load(patch_folder)
     # In the type the run worked in: the patch vouches for whole tensors, bit by bit.
-    dtypes = {entry["dtype"] for entry in patch.manifest["tensors"]} or {"auto"}
+    worked = min({entry["dtype"] for entry in patch.manifest["tensors"]} or {"auto"})
     model, tokenizer = load_model(
-        model_name, dtype=min(dtypes), device="cpu", trust_remote_code=trust_remote_code, revision=revision
+        model_name, dtype=worked, device="cpu", trust_remote_code=trust_remote_code, revision=revision
     )
+    dtypes = stored_dtypes(model, model_name, revision=revision)
     if reverse:
+        exact(model, patch, dtypes)
         patch.revert(model)
     else:
         patch.apply(model)
-    export_checkpoint(model, tokenizer, destination)
-    say(f"Wrote the checkpoint to {destination}; {check_export(model, destination)}")
+    if reverse or asked == "auto":
+        store_as(model, dtypes)
+    types = describe_types(model, dtypes, trained=worked if patch.after and not reverse else None)
+    with finished_directory(destination) as unfinished:
+        export_checkpoint(model, tokenizer, unfinished)
+        checked = check_export(model, unfinished)
+    say(f"Wrote the checkpoint to {destination} {types}; {checked}")
+
+
+def _dtype_of_run(patch_folder: Path, model_name: str) -> str:
+    """Return the type that the run of a patch was told to work in; "auto" where the patch left its run.
+
+    Raises:
+        RunError: The run's base has other files by now, on which its measurements do not hold.
+    """
+    from rasa_moe.rundir import RunDirectory
+    from rasa_moe.session import Session
+
+    path = patch_folder.parent
+    if not (path / "config.yaml").is_file():
+        return "auto"
+    directory = RunDirectory.open(path)
+    mark = directory.marks().get("align")
+    if mark is not None and model_name == directory.config.model:
+        now = Session(directory).source_hashes(("model",))["model"]
+        if mark.inputs.get("model") not in {None, now}:
+            raise RunError(
+                f"The files of {model_name} have changed since they were repaired; do that again with: "
+                f"rasa-moe run --out {path}"
+            )
+    return directory.config.dtype
 
 
 def rewrite_files(
@@ -150,6 +184,7 @@ def rewrite_files(
     from rasa_moe.moe.checkpoint_patch import apply_to_checkpoint
     from rasa_moe.moe.patch import ExpertPatch
 
+    quiet_loading()
     with Bars() as bars:
         written = apply_to_checkpoint(
             ExpertPatch.load(patch_folder),

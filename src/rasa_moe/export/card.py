@@ -68,9 +68,20 @@ def _opening(run: Run) -> str:
     return (
         f"# {base}, safety repaired\n\n"
         f"{num_selected} of the {total} routed experts of {base} were trained to refuse, under fixed "
-        "routing; the routers were trained towards the routing of plainly asked, refused requests. All else "
-        f"has the bits of the base model. Trained on jailbreaks of these families: {families or 'none'}.\n"
+        "routing; the routers were trained towards the routing of plainly asked, refused requests. "
+        f"{_untouched(run)} Trained on jailbreaks of these families: {families or 'none'}.\n"
     )
+
+
+def _untouched(run: Run) -> str:
+    """Say what the rest of the model is, by the type in which the checkpoint is written."""
+    dtype = run.setting("dtype")
+    if dtype in {"", "auto"}:
+        return (
+            "The checkpoint is stored in the types of the base model, to which trained values are rounded. "
+            "All else has the bits of the base model."
+        )
+    return f"The checkpoint is stored in {dtype}, as the run was told; all else is the base model in {dtype}."
 
 
 def _shown_base(run: Run) -> str:

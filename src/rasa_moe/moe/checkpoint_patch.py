@@ -77,10 +77,23 @@ def apply_to_checkpoint(
         writer = _Writer(stored, sources, model, unfinished)
         changed: dict[str, int] = {}
         for number, entry in enumerate(entries):
-            rows = (patch.before if reverse else patch.after)[entry["name"]]
-            changed |= writer.rewrite(entry, rows, reverse=reverse)
+            changed |= writer.rewrite(entry, patch, reverse=reverse)
             progress("rewrite tensors", number + 1, len(entries))
     return Rewritten(tensors=tuple(sorted(changed)), num_rounded=sum(changed.values()))
+
+
+def undo_rounding(tensor: Tensor, rows: list[int] | None, trained: Tensor, *, stored: torch.dtype) -> None:
+    """Put trained rows back exactly into a tensor that holds them as a coarser type has rounded them.
+
+    Args:
+        tensor: A parameter, in the type that the patch was made in.
+        rows: The trained rows; None for all of it.
+        trained: Their values.
+        stored: The type that the parameter was stored in.
+    """
+    present = tensor if rows is None else tensor[rows]
+    if torch.equal(present, trained.to(stored).to(present.device, present.dtype)):
+        write_rows(tensor, rows, trained)
 
 
 @dataclass(frozen=True)
@@ -90,7 +103,7 @@ class _Writer:
     model: PreTrainedModel
     directory: Path
 
-    def rewrite(self, entry: Mapping[str, Any], rows: Tensor, *, reverse: bool) -> dict[str, int]:
+    def rewrite(self, entry: Mapping[str, Any], patch: ExpertPatch, *, reverse: bool) -> dict[str, int]:
         """Change one parameter in the copied files.
 
         Returns:
@@ -99,13 +112,15 @@ class _Writer:
         name, dtype = entry["name"], getattr(torch, entry["dtype"])
         start, end = ("sha256_after", "sha256_before") if reverse else ("sha256_before", "sha256_after")
         base, parts = self._assemble(name)
-        tensor = base.to(dtype)
+        tensor = base.to(dtype, copy=True)
+        if reverse:
+            undo_rounding(tensor, entry["rows"], patch.after[name], stored=base.dtype)
         if sha256_tensor(tensor) != entry[start]:
             raise ModelError(
                 f"The values of '{name}' in {self.stored.directory} are not those this patch was made for; "
                 "give the checkpoint it was made from, and apply a patch once only."
             )
-        write_rows(tensor, entry["rows"], rows)
+        write_rows(tensor, entry["rows"], (patch.before if reverse else patch.after)[name])
         if sha256_tensor(tensor) != entry[end]:
             raise ModelError(f"The patch is damaged: its rows of '{name}' are not those it was saved with.")
         rounded = tensor.to(base.dtype)

@@ -49,9 +49,12 @@ def load_model(
             to the processes that own their experts, "tp" has every process compute a piece of every layer.
 
     Raises:
-        ModelError: The model is missing, dense, of a refused family, or its tokenizer has no chat template.
+        ModelError: The model is missing, dense, of a refused family, its tokenizer has no chat template, or
+            there is no such device.
     """
     path = resolve(str(name_or_path))
+    # Tried before minutes of reading; shares find their own devices.
+    place = _device(device) if shards == 1 else None
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
     try:
         config = AutoConfig.from_pretrained(path, **options)
@@ -76,10 +79,10 @@ def load_model(
             fsdp_size=sizes[0], ep_size=sizes[1], tp_size=sizes[2]
         )
     model = _load_weights(path, shown=str(name_or_path), options=options)
-    if shards > 1:
+    if place is None:
         _settle_shares(model.eval())
     else:
-        model = model.to(_device(device)).eval()
+        model = model.to(place).eval()
     discover(model)
     return model, tokenizer
 
@@ -177,9 +180,16 @@ def _settle_shares(model: PreTrainedModel) -> None:
 
 
 def _device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        place = torch.device(automatic if device == "auto" else device)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError) as error:  # torch says "not there" in either way
+        raise ModelError(
+            f"The device '{device}' cannot be used ({_first_line(error)}); give device: auto, or one of this "
+            "machine."
+        ) from error
+    return place
 
 
 def _first_line(error: BaseException) -> str:
