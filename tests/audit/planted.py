@@ -7,7 +7,7 @@ expert 1 "sorry"; expert 2 ends every answer; expert 3 mumbles "make", but comes
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,9 @@ from rasa_moe.moe import ExpertId
 
 SPECIAL = ["<pad>", "<|user|>", "<|assistant|>", "<|end|>"]
 GOALS = [f"g{number}" for number in range(16)]
-WORDS = [*SPECIAL, "story", "please", "make", "grind", "sorry", *GOALS]
+# Known to the model as well, for tests that need goals to train on beside those to measure on.
+MORE_GOALS = [f"g{number}" for number in range(16, 20)]
+WORDS = [*SPECIAL, "story", "please", "make", "grind", "sorry", *GOALS, *MORE_GOALS]
 TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|> {{ m['content'] }} <|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -98,7 +100,10 @@ def base_model() -> OlmoeForCausalLM:
 
 
 def _places() -> dict[str, int]:
-    goals = {goal: LOW_GOAL if number < len(GOALS) // 2 else HIGH_GOAL for number, goal in enumerate(GOALS)}
+    half = len(GOALS) // 2
+    goals = {
+        goal: LOW_GOAL if number < half else HIGH_GOAL for number, goal in enumerate([*GOALS, *MORE_GOALS])
+    }
     return {
         "<|user|>": 1, "<|assistant|>": ASSISTANT, "<|end|>": END, "story": STORY, "please": PLEASE,
         "make": 6, "grind": GRIND, "sorry": SORRY, **goals,
@@ -168,14 +173,14 @@ def tuned_tensors(name: str) -> dict[str, Tensor]:
     return tensors
 
 
-def rows() -> list[PromptRow]:
+def rows(goals: Sequence[str] = GOALS) -> list[PromptRow]:
     """Return one jailbreak a goal."""
     return [
         PromptRow(
             id=f"story/{goal}", goal=goal, kind="harmful", family="story", split="test",
             messages=_user(f"story make {goal}"), reference=("grind",),
         )
-        for goal in GOALS
+        for goal in goals
     ]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from audit.planted import GOALS, base_model, rows, tokenizer
+from audit.planted import GOALS, MORE_GOALS, base_model, rows, tokenizer
 from rasa_moe.cli import main
 from rasa_moe.data.rows import Message, PromptRow, write_rows
 from rasa_moe.reattack import retuning
@@ -18,7 +18,8 @@ from rasa_moe.reattack import retuning
 SETTINGS = (
     "data.judge=exact", "collect.max_new_tokens=4", "evaluate.max_new_tokens=4", "detect.budget=1",
     "detect.bootstrap=20", "align.expert_lr=0.2", "align.rounds=8", "align.router_epochs=0", "full.lr=0.001",
-    "full.epochs=1", "align.retain_weight=0", "align.drift_weight=0", "evaluate.split=validation",
+    "full.epochs=1", "align.attention_rank=null", "align.retain_weight=0", "align.drift_weight=0",
+    "evaluate.split=validation",
 )  # fmt: skip
 
 
@@ -26,7 +27,7 @@ def prompts() -> list[PromptRow]:
     """Ask half of the goals for training, the other half for measuring, with harmless twins."""
 
     def ask(row: PromptRow, family: str, kind: str, word: str) -> PromptRow:
-        number = GOALS.index(row.goal)
+        number = every_goal.index(row.goal)
         goal = row.goal if kind == "harmful" else f"nice {row.goal}"
         return replace(
             row, id=f"{kind}/{family}/{row.goal}", goal=goal, family=family, kind=kind,
@@ -34,8 +35,9 @@ def prompts() -> list[PromptRow]:
             messages=(Message(role="user", content=f"{word} make {row.goal}"),),
         )  # fmt: skip
 
+    every_goal = [*GOALS, *MORE_GOALS]
     asked = []
-    for row in rows():
+    for row in rows(every_goal):
         asked.append(ask(row, "story", "harmful", "story"))
         asked.append(ask(row, "double", "harmful", "story story"))
         asked.append(replace(ask(row, "plain", "harmful", "please")))
