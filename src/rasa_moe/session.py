@@ -160,6 +160,11 @@ class Session:
                 f"distributed.sharding: {self.config.distributed.sharding} trains no rivals and chooses the "
                 "devices itself; set compare: [] and device: auto, or distributed.sharding: none."
             )
+        if self.config.distributed.sharding == "tp" and self.config.align.attention_rank is not None:
+            raise ConfigError(
+                "distributed.sharding: tp cuts the projections of attention, which then cannot learn; set "
+                "align.attention_rank: null, or another sharding."
+            )
         _ = self.judge, self.source
 
     @property

@@ -84,9 +84,12 @@ class Kill:
             raise KeyboardInterrupt
 
 
-def test_only_the_chosen_experts_and_the_routers_move(model: PreTrainedModel, moe: MoeMap) -> None:
+@pytest.mark.parametrize("rank", [None, 8])
+def test_only_the_chosen_experts_the_routers_and_attention_move(
+    model: PreTrainedModel, moe: MoeMap, rank: int | None
+) -> None:
     before = bits(model)
-    alignment = run(model, moe)
+    alignment = run(model, moe, CONFIG.model_copy(update={"attention_rank": rank}))
     assert is_unchanged(model, before), "the model must be handed back as the base model"
     alignment.patch.apply(model)
     rows = {
@@ -94,10 +97,11 @@ def test_only_the_chosen_experts_and_the_routers_move(model: PreTrainedModel, mo
         for layer in moe.layers
         for tensor in ("gate_up_proj", "down_proj")
     }
-    routers = {f"{layer.router_name}.weight" for layer in moe.layers}
-    assert alignment.patch.after.keys() == rows.keys() | routers
+    wholes = {f"{layer.router_name}.weight" for layer in moe.layers}
+    wholes |= set() if rank is None else set(attention_weights(moe))
+    assert alignment.patch.after.keys() == rows.keys() | wholes
     for name, tensor in model.state_dict().items():
-        if name in routers:
+        if name in wholes:
             assert not torch.equal(tensor, before[name])
             continue
         moved = [row for row in range(len(tensor)) if not torch.equal(tensor[row], before[name][row])]
@@ -121,7 +125,8 @@ def test_the_model_is_left_able_to_do_what_it_could(model: PreTrainedModel, moe:
 
 
 def test_repair_learns_the_refusals_and_consistency_the_routing(model: PreTrainedModel, moe: MoeMap) -> None:
-    config = CONFIG.model_copy(update={**PAPER, "rounds": 1, "repair_epochs": 15, "router_epochs": 15})
+    epochs = {"rounds": 1, "repair_epochs": 15, "router_epochs": 15}
+    config = CONFIG.model_copy(update={**PAPER, **epochs, "attention_rank": None})
     alignment = run(model, moe, config)
     repair = [line["loss_jailbreak"] for line in steps_of(alignment, "repair")]
     router = [line["kl"] for line in steps_of(alignment, "router")]
@@ -426,7 +431,13 @@ def test_weights_and_steps_too_small_for_bfloat16_are_kept_in_fp32() -> None:
     """A step of 1e-5 on a weight near 0.3 rounds to nothing in bfloat16, whose spacing there is 2e-3."""
     model = tiny_model().to(torch.bfloat16)
     config = CONFIG.model_copy(
-        update={"expert_lr": 1e-5, "router_lr": 1e-5, "rounds": 5, "weight_decay": 0.0}
+        update={
+            "expert_lr": 1e-5,
+            "router_lr": 1e-5,
+            "rounds": 5,
+            "weight_decay": 0.0,
+            "attention_rank": None,
+        }
     )
     alignment = run(model, discover(model), config)
     for line in alignment.log:

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from rasa_moe.config import Config, learning_rate, setting
-from rasa_moe.config.rates import EXPERTS_FIRST, LOW_RANK, NARROW, RATES, WIDE
+from rasa_moe.config.rates import ATTENTION, EXPERTS_FIRST, LOW_RANK, NARROW, RATES, WIDE
 
 
 def test_a_rate_that_is_given_is_used_at_any_width() -> None:
@@ -39,6 +39,6 @@ def test_every_rate_of_the_configuration_is_known_and_open_by_default() -> None:
                 found.append(f"{prefix}{name}")
         return found
 
-    known = sorted(set(RATES) - {LOW_RANK, EXPERTS_FIRST})
+    known = sorted(set(RATES) - {LOW_RANK, ATTENTION, EXPERTS_FIRST})
     assert sorted(keys(tree)) == known
     assert all(setting(Config(), key) is None for key in known)

@@ -17,7 +17,7 @@ from rasa_moe.align.repair import ExpertRepair
 from rasa_moe.align.shifts import ContextShifts
 from rasa_moe.align.trainable import Trainable
 from rasa_moe.config import AlignConfig, learning_rate
-from rasa_moe.config.rates import EXPERTS_FIRST, LOW_RANK
+from rasa_moe.config.rates import ATTENTION, EXPERTS_FIRST, LOW_RANK
 from rasa_moe.moe import (
     ExpertId,
     ExpertPatch,
@@ -113,9 +113,10 @@ class Alternation:
         if "router" in kinds:
             self._trained["router"] = {"routers": TrainableRouters(moe)}
         self._rates = _rates(config, width=moe.width)
+        shares = {"attention": _attention_share(config, width=moe.width)}
         self._optimizers = {
             kind: adamw(
-                [parameter for owner in owners.values() for parameter in owner.parameters()],
+                [(owner.parameters(), shares.get(what, 1.0)) for what, owner in owners.items()],
                 lr=self._rates[kind],
                 config=config,
             )
@@ -191,9 +192,19 @@ class Alternation:
         return checkpointed(self._model) if self._config.gradient_checkpointing else nullcontext()
 
 
+def _expert_key(config: AlignConfig) -> str:
+    return "align.expert_lr" if config.expert_rank is None else LOW_RANK
+
+
+def _attention_share(config: AlignConfig, *, width: int) -> float:
+    """Return the rate of attention over that of the experts: thin matrices of wide models want more."""
+    own, theirs = (learning_rate(key, None, width=width) for key in (ATTENTION, _expert_key(config)))
+    return own / theirs
+
+
 def _rates(config: AlignConfig, *, width: int) -> dict[str, float]:
     """Return the learning rate of each kind of phase."""
-    expert_key = "align.expert_lr" if config.expert_rank is None else LOW_RANK
+    expert_key = _expert_key(config)
     router_key = "align.router_lr" if config.order == "routers_first" else EXPERTS_FIRST
     return {
         "repair": learning_rate(expert_key, config.expert_lr, width=width),

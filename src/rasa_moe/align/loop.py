@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rasa_moe.align.batches import TrainingBatch
+from rasa_moe.align.optimizers import set_rate
 from rasa_moe.distributed import current
 from rasa_moe.errors import TrainingError
 from rasa_moe.moe.sharding import whole
@@ -105,7 +106,7 @@ def run_epoch(
     optimizer.zero_grad(set_to_none=True)
     for step, index in enumerate(order):
         if rates is not None:
-            _set_rate(optimizer, rates[0] + (rates[1] - rates[0]) * step / len(order))
+            set_rate(optimizer, rates[0] + (rates[1] - rates[0]) * step / len(order))
         lr = optimizer.param_groups[0]["lr"]
         with closing(compute(batches[index], index)) as summands:
             losses = _backward(summands)
@@ -138,11 +139,6 @@ def _backward(summands: Iterator[Summand]) -> dict[str, float]:
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
     return {name: float(value) for name, value in sums.items()}
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr
 
 
 def relative_change(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:

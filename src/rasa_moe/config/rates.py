@@ -15,12 +15,15 @@ NARROW, WIDE = 128, 2048
 
 # align.expert_lr where align.expert_rank is given.
 LOW_RANK = "align.expert_lr of low rank"
+# What attention learns at where align.attention_rank is given and align.expert_lr is not; else in proportion.
+ATTENTION = "align.expert_lr of attention"
 # align.router_lr where align.order is experts_first.
 EXPERTS_FIRST = "align.router_lr of experts first"
 # Setting -> rate at a width of NARROW and below, and of WIDE and above.
 RATES: Mapping[str, tuple[float, float]] = {
     "align.expert_lr": (1e-2, 5e-5),
     LOW_RANK: (3e-2, 2e-4),
+    ATTENTION: (1e-2, 2e-4),
     "align.router_lr": (2e-3, 1e-4),
     EXPERTS_FIRST: (1e-4, 1e-6),
     "full.lr": (3e-4, 1e-5),

@@ -142,8 +142,8 @@ class AlignConfig(Section):
     )
     attention_rank: Count | None = Field(
         None,
-        description="Rank of what is added to every projection of attention (LoRA) beside the repair: "
-        "8 stops far more attacks that nobody trained on. null leaves attention alone, as the paper does.",
+        description="Rank of what every projection of attention learns (LoRA) beside the experts: repair "
+        "takes less from harmless requests then. Try 8; null leaves attention alone, as the paper does.",
     )
     router_lr: Positive | None = Field(
         None,

@@ -161,7 +161,7 @@ def learn(
         TrainingError: The loss is no longer a number.
     """
     config, log = job.config.align, TrainingLog(method)
-    optimizer = adamw(weights.parameters(), lr=lr, config=config)
+    optimizer = adamw([(weights.parameters(), 1.0)], lr=lr, config=config)
     done, checkpoint = 0, None
     if job.checkpoint_path is not None:
         checkpoint = Checkpoint(
