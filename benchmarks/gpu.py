@@ -139,7 +139,7 @@ def align(
     chosen = [ExpertId(layer.index, expert) for layer in moe.layers for expert in range(count)]
     slices = ExpertSlices(moe, chosen, rank=rank)
     config = AlignConfig(optimizer_on_cpu=optimizer_on_cpu)
-    optimizer = adamw(slices.parameters(), lr=1e-5, config=config)
+    optimizer = adamw([(slices.parameters(), 1.0)], lr=1e-5, config=config)
 
     def work() -> None:
         with slices, checkpointed(model):
