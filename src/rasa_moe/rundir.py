@@ -64,21 +64,22 @@ class RunDirectory:
         """
         with reported(path):
             path.mkdir(parents=True, exist_ok=True)
-            there = [entry.name for entry in path.iterdir() if entry.name not in _NOBODYS]
-        if there and (path / _CONFIG).exists():
+            there = {entry.name for entry in path.iterdir()}
+        if _CONFIG in there:
             directory = cls.open(path)
-            directory._require_same(config)
-            return directory
-        strangers = [name for name in there if not name.startswith(".")]
-        if strangers:
+            # A configuration that a person wrote may hold comments.
+            is_ours = (path / _CONFIG).read_text(encoding="utf-8") == _replayable(directory.config)
+            if there - _NOBODYS or not is_ours:
+                directory._require_same(config)
+                return directory
+        elif strangers := sorted(name for name in there if not name.startswith(".")):
             raise RunError(
                 f"{path} is no run directory (it holds {strangers[0]}); choose a new or empty one."
             )
-        write_text(
-            path / _CONFIG,
-            config_text(config, title=f"Replay this run: rasa-moe run {_CONFIG} --out NEW_DIR"),
-        )
-        return cls(path, config)
+        directory = cls(path, config)
+        with directory.locked():
+            write_text(path / _CONFIG, _replayable(config))
+        return directory
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
@@ -281,6 +282,10 @@ def new_run_path(model: str, *, root: Path) -> Path:
                 return path
             except FileExistsError:
                 number += 1
+
+
+def _replayable(config: Config) -> str:
+    return config_text(config, title=f"Replay this run: rasa-moe run {_CONFIG} --out NEW_DIR")
 
 
 def _read_json(file: Path) -> dict[str, Any]:

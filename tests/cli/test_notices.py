@@ -1,4 +1,4 @@
-"""What the terminal says while work goes on, and numbers as the report writes them."""
+"""What the terminal says while work goes on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 from engines.fake_server import Said, serving
 from rasa_moe.config.schema import EndpointConfig
 from rasa_moe.data.rows import Message
-from rasa_moe.detect.checking import _p_words
 from rasa_moe.engines.http import HttpEngine
 from rasa_moe.errors import ModelError
 
@@ -31,10 +30,3 @@ def test_each_retry_is_one_line_without_the_key(
     assert [f"try {number} of 3" in line for number, line in enumerate(told, start=1)] == [True, True]
     assert all(server.url in line and "HTTP 500" in line and line.isprintable() for line in told)
     assert "sk-secret" not in " ".join(told)
-
-
-@pytest.mark.parametrize(
-    ("value", "words"), [(0.0, "p < 0.001"), (0.0004, "p < 0.001"), (0.004, "p = 0.004"), (0.2, "p = 0.20")]
-)
-def test_a_p_value_is_never_printed_as_zero(value: float, words: str) -> None:
-    assert _p_words(value) == words

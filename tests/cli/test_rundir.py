@@ -67,6 +67,21 @@ def test_a_directory_without_work_is_taken_over(directory: RunDirectory) -> None
     assert RunDirectory.open(directory.path).config == other
 
 
+def test_a_configuration_that_a_person_wrote_is_not_written_over(tmp_path: Path) -> None:
+    own = "# mine\nseed: 4\n"
+    (tmp_path / "config.yaml").write_text(own)
+    assert RunDirectory.start(tmp_path, load_config(None, ["seed=4"])).config.seed == 4
+    with pytest.raises(RunError, match="seed is 4 there and 5 here"):
+        RunDirectory.start(tmp_path, load_config(None, ["seed=5"]))
+    assert (tmp_path / "config.yaml").read_text() == own
+
+
+def test_a_directory_that_is_worked_in_is_not_taken_over(directory: RunDirectory) -> None:
+    with directory.locked(), pytest.raises(RunError, match="Another process is working"):
+        RunDirectory.start(directory.path, load_config(None, ["seed=4"]))
+    assert RunDirectory.open(directory.path).config == Config()
+
+
 def test_the_same_configuration_goes_on(directory: RunDirectory) -> None:
     assert RunDirectory.start(directory.path, Config()).config == Config()
 

@@ -14,6 +14,7 @@ from rasa_moe.detect.causal import compare_with_random, silenced_rates
 from rasa_moe.detect.format_control import format_control, rates_of
 from rasa_moe.moe import MoeMap
 from rasa_moe.progress import Progress, no_progress
+from rasa_moe.report.numbers import p_value
 
 if TYPE_CHECKING:
     from rasa_moe.session import Session
@@ -238,7 +239,7 @@ def _sentences(
     yield (
         f"Format: {formats['common']} of the {budget} selected experts are also selected when harmless goals "
         f"in the same wrappers are compared with the same goals plain (chance: {formats['expected']:.1f}; "
-        f"{_p_words(formats['p_value'])}; rank correlation of the two discrepancies "
+        f"{p_value(formats['p_value'])}; rank correlation of the two discrepancies "
         f"{shown}); {formats['kept_without_format']} stay when the format's "
         "discrepancy is taken off."
     )
@@ -259,12 +260,5 @@ def _sentences(
             f"Causal: silencing the selection in the base model changes '{test['counted']}' on "
             f"{test['prompts']} from {test['before']:.0%} to {test['after']:.0%}; random sets of the same "
             f"size change it by {test['random_mean']:+.0%} on average ({test['random_low']:+.0%} to "
-            f"{test['random_high']:+.0%}, {test['random_sets']} sets; {_p_words(test['p_value'])})."
+            f"{test['random_high']:+.0%}, {test['random_sets']} sets; {p_value(test['p_value'])})."
         )
-
-
-def _p_words(value: float) -> str:
-    """Write a p-value as the report does."""
-    if value < 0.001:
-        return "p < 0.001"
-    return f"p = {value:.3f}" if value < 0.01 else f"p = {value:.2f}"

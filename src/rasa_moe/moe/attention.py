@@ -18,11 +18,9 @@ from torch.utils.hooks import RemovableHandle
 
 from rasa_moe.errors import ModelError
 from rasa_moe.moe.layers import MoeMap
+from rasa_moe.moe.low_rank import SCALE, first_down
 from rasa_moe.moe.sharding import is_gathered, is_sharded, stored_like, usable, whole, write_rows
 from rasa_moe.moe.slices import freeze, load_parameters, unfreeze
-
-# LoRA's alpha over its rank, as in changes of experts.
-_SCALE = 2.0
 
 
 def attention_projections(moe: MoeMap) -> dict[str, nn.Linear]:
@@ -85,8 +83,7 @@ class LowRankAttention:
         for name, projection in self._projections.items():
             weight = projection.weight
             outputs, inputs = weight.shape
-            # As torch begins a linear layer.
-            down = (torch.rand(rank, inputs, generator=generator) * 2 - 1) * inputs**-0.5
+            down = first_down(rank, inputs, generator=generator)
             self._base[name] = whole(weight).cpu().clone()
             for part, thin in (("down", down), ("up", torch.zeros(outputs, rank))):
                 self._thin[f"{name}.{part}"] = nn.Parameter(stored_like(thin.to(weight.device), example))
@@ -114,7 +111,7 @@ class LowRankAttention:
 
         def add(projection: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
             inner = functional.linear(arguments[0], usable(down).to(output.dtype))
-            return output + _SCALE * functional.linear(inner, usable(up).to(output.dtype))
+            return output + SCALE * functional.linear(inner, usable(up).to(output.dtype))
 
         return add
 
@@ -139,4 +136,4 @@ class LowRankAttention:
         """Write the weights with their changes into the model, in its dtype."""
         for name, projection in self._projections.items():
             down, up = (whole(self._thin[f"{name}.{part}"]).cpu() for part in ("down", "up"))
-            write_rows(projection.weight, None, self._base[name].float() + _SCALE * up @ down)
+            write_rows(projection.weight, None, self._base[name].float() + SCALE * up @ down)

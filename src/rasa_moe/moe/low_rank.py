@@ -19,7 +19,13 @@ from rasa_moe.errors import ModelError
 from rasa_moe.moe.sharding import is_gathered, is_sharded, stored_like, usable, whole
 
 # LoRA's alpha over its rank.
-_SCALE = 2.0
+SCALE = 2.0
+
+
+def first_down(*shape: int, generator: torch.Generator) -> Tensor:
+    """Draw matrices (...,R,I) as torch begins a linear layer; those that begin at 0 stand behind them."""
+    drawn: Tensor = (torch.rand(*shape, generator=generator) * 2 - 1) * shape[-1] ** -0.5
+    return drawn
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +47,7 @@ class AdaptedRows:
         frozen: Tensor = _grouped_linear(inputs, self.weights, ends, is_transposed=is_transposed)
         inner = _grouped_linear(inputs, self.down, ends)
         added: Tensor = _grouped_linear(inner, self.up, ends)
-        return frozen + _SCALE * added
+        return frozen + SCALE * added
 
 
 class LowRankRows:
@@ -78,8 +84,7 @@ class LowRankRows:
             )
         rows = whole(tensor)[torch.tensor(chosen, device=tensor.device)].to(device)
         inputs, outputs = rows.shape[1:] if is_transposed else rows.shape[:0:-1]
-        # As torch begins a linear layer.
-        down = (torch.rand(len(chosen), rank, inputs, generator=generator) * 2 - 1) * inputs**-0.5
+        down = first_down(len(chosen), rank, inputs, generator=generator)
         self._rows = nn.Parameter(stored_like(rows, tensor), requires_grad=False)
         self._down = nn.Parameter(stored_like(down.to(device), tensor))
         self._up = nn.Parameter(stored_like(torch.zeros(len(chosen), outputs, rank, device=device), tensor))
@@ -96,5 +101,5 @@ class LowRankRows:
 
     def values(self) -> Tensor:
         """Return the rows with what was learnt, fp32, as the model stores them."""
-        added = _SCALE * whole(self._up) @ whole(self._down)
+        added = SCALE * whole(self._up) @ whole(self._down)
         return whole(self._rows).float() + (added.transpose(1, 2) if self._is_transposed else added)

@@ -107,13 +107,13 @@ class ExpertPatch:
         touched_names = {
             f"{len(self.experts)} experts in {num_layers} layers": self.after.keys() - wholes,
             f"{len(routers)} router tensors": routers,
-            f"{len(attention)} projections of attention": attention,
         }
+        if attention:
+            touched_names[f"{len(attention)} projections of attention"] = attention
         base, fingerprint = self.manifest["base_name"], self.manifest["fingerprint"]
         lines = [f"Expert patch for {base} (fingerprint {fingerprint[:12]})"]
         for what, names in touched_names.items():
-            if names or names is not attention:
-                lines.append(f"{what}, moved by {self._moved(names):.3g} of their norm")
+            lines.append(f"{what}, moved by {self._moved(names):.3g} of their norm")
         return "\n".join([*lines, f"{sum(tensor.numel() for tensor in self.after.values()):,} values"])
 
     def _moved(self, names: Iterable[str]) -> float:
