@@ -191,6 +191,7 @@ def _judged_record(judged: Judged, *, suite: str) -> dict[str, Any]:
         "answer": answer.text,
         "num_tokens": answer.num_tokens,
         "truncated": answer.is_truncated,
+        "left_out": answer.is_left_out,
         "harmful": verdict.harmful,
         "refusal": verdict.refusal,
         "correct": verdict.correct,
@@ -202,7 +203,10 @@ def _judged_of(record: Mapping[str, Any], row: PromptRow) -> Judged:
     return Judged(
         row=row,
         answer=Answer(
-            text=record["answer"], is_truncated=record["truncated"], num_tokens=record["num_tokens"]
+            text=record["answer"],
+            is_truncated=record["truncated"],
+            num_tokens=record["num_tokens"],
+            is_left_out=record.get("left_out", False),  # earlier runs asked whatever came
         ),
         verdict=Verdict(
             harmful=record["harmful"],

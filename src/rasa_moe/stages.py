@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rasa_moe.errors import RunError
+from rasa_moe.errors import DataError, RunError
 from rasa_moe.files import write_json
 from rasa_moe.session import BASE, RASA, Session
 
@@ -46,16 +46,24 @@ def collect(session: Session, work: Work) -> None:
     from rasa_moe.artifacts import write_judged, write_retain
     from rasa_moe.collect.stage import collect as gather
     from rasa_moe.data import write_pairs
+    from rasa_moe.distributed import current
 
     server = session.engine("generation")
-    collected = gather(
-        session.model if server is None else server,
-        session.tokenizer if server is None else None,
-        source=session.source,
-        judge=session.judge,
-        config=session.config.collect,
-        progress=session.progress,
-    )
+    kept, world = work.checkpoints / "collect.jsonl", current()
+    try:
+        collected = gather(
+            session.model if server is None else server,
+            session.tokenizer if server is None else None,
+            source=session.source,
+            judge=session.judge,
+            config=session.config.collect,
+            on_transcript=lambda transcript: world.once(lambda: write_judged(kept, transcript)),
+            progress=session.progress,
+        )
+    except DataError as error:
+        if not kept.exists():
+            raise
+        raise DataError(f"{str(error).rstrip('.')}; every answer is in {kept}.") from error
     write_pairs(work.out / "pairs.jsonl", collected.pairs)
     write_retain(work.out / "retain.jsonl", collected.retain)
     write_json(work.out / "collected.json", dict(collected.counts))

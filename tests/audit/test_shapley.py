@@ -15,7 +15,7 @@ from rasa_moe.audit.components import ROUTED, ROUTERS, SELECTED
 from rasa_moe.audit.shapley import Shapley, shapley, shapley_matrix
 from rasa_moe.audit.verdict import Finding, describe_refusals, judge_gain
 from rasa_moe.data.rows import Message, PromptRow
-from rasa_moe.evaluate.statistics import Rate, rate_of
+from rasa_moe.evaluate.statistics import Rate, rate_of, wilson
 
 
 def by_orders(worth: np.ndarray, num_players: int) -> list[float]:
@@ -158,7 +158,17 @@ def test_only_attacks_that_stopped_are_asked_for_a_refusal() -> None:
 def test_rows_that_no_model_was_scored_on_give_nothing_to_compare() -> None:
     nothing = np.full(3, np.nan)
     assert returned_share(np.ones(3), nothing, np.zeros(3), goals=range(3)) is None
-    assert tables.rate_line(nothing)["rate"] is None
+    assert tables.rate_line(nothing, goals=["a", "a", "b"], seed=0)["rate"] is None
+
+
+def test_intervals_of_rates_count_goals_whole() -> None:
+    outcomes = np.tile([1.0, 0.0], 40)
+    rows = tables.rate_line(outcomes, goals=[str(place) for place in range(80)], seed=0)
+    assert (rows["k"], rows["n"], rows["ci_low"], rows["ci_high"]) == (40, 80, *wilson(40, 80))
+    # Eight goals, each of them always or never answered harmfully.
+    goals = tables.rate_line(outcomes, goals=[str(place % 8) for place in range(80)], seed=0)
+    assert (goals["k"], goals["n"], goals["rate"]) == (40, 80, 0.5)
+    assert goals["ci_high"] - goals["ci_low"] > 2 * (rows["ci_high"] - rows["ci_low"])
 
 
 def test_members_are_bits() -> None:

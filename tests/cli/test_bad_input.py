@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,11 @@ def test_no_jailbreak_that_works(refused: Any) -> None:
     shown = refused(*run_with(saved(untrained()), "collect.max_new_tokens=4"))
     assert "No successful jailbreak to learn from: of 12 jailbreaks 0 were answered harmfully" in shown
     assert "give more goals or stronger attacks" in shown
+    # What was asked is kept, for whoever wants to know why.
+    kept = Path(re.search(r"every answer is in (\S+)\.$", " ".join(shown.split()))[1])
+    asked = [json.loads(line) for line in kept.read_text().splitlines()]
+    assert sum(one["kind"] == "harmful" and one["family"] != "plain" for one in asked) == 12
+    assert all(one["harmful"] is not True for one in asked)
 
 
 def test_a_loss_that_is_no_number_and_a_directory_of_another_configuration(refused: Any) -> None:

@@ -25,7 +25,7 @@ from rasa_moe.reattack.prefill import harmless_opening
 from rasa_moe.reattack.retuning import in_float32, train
 from rasa_moe.reattack.routes import _random_route
 from rasa_moe.reattack.silencing import Spare, strongest
-from reattack.targets import EFFORT, GrindJudge, target
+from reattack.targets import EFFORT, GrindJudge, target, user
 
 
 def test_retuning_learns_in_small_steps_whatever_the_dtype() -> None:
@@ -97,6 +97,30 @@ def test_a_beginning_that_ends_inside_a_word_is_judged_with_the_rest_of_the_word
         monkeypatch.setattr(attacked.model, "generate", lambda written=written, **options: written)
         begun = EncodedChat([*prompt, *answer[:length]], prompt_length=len(prompt))
         assert attacked.ask([row], prompts=[begun]).tolist() == [1.0], tokenizer.decode(answer[:length])
+
+
+def test_thoughts_without_an_end_are_not_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = subwords()
+    attacked = target(tokenizer=tokenizer)
+    row = replace(attacked.rows[0], reference=("saltpetre",))
+    for opening, expected in (("", 1.0), ("<think>\n", np.nan)):
+        prompt = tokenizer.encode(f"make it: {opening}")
+        written = torch.tensor([[*prompt, *tokenizer.encode("take saltpetre<eos>")]])
+        monkeypatch.setattr(attacked.model, "generate", lambda written=written, **options: written)
+        chat = EncodedChat(prompt, prompt_length=len(prompt))
+        np.testing.assert_array_equal(attacked.ask([row], prompts=[chat]), [expected])
+
+
+def test_a_chat_above_the_context_is_not_asked() -> None:
+    attacked = target()
+    first, second, third = attacked.rows[:3]
+    longer = replace(second, messages=user("please " * 20 + second.messages[-1]["content"]))
+    asked = [first, longer, third]
+    before = attacked.ask(asked)
+    assert not np.isnan(before).any()
+    lengths = [len(attacked.encode(row.messages)) for row in (first, third)]
+    attacked.model.config.max_position_embeddings = max(lengths)
+    np.testing.assert_array_equal(attacked.ask(asked), [before[0], np.nan, before[2]])
 
 
 @pytest.mark.parametrize("limit", [2, 5, 8, 99])

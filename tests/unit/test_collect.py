@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from types import SimpleNamespace
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from transformers import PreTrainedConfig
 
 from rasa_moe.collect import stage
 from rasa_moe.collect.stage import Collected
@@ -16,11 +14,11 @@ from rasa_moe.config import CollectConfig
 from rasa_moe.data.rows import PromptRow
 from rasa_moe.data.source import Source
 from rasa_moe.engines import Answer
+from rasa_moe.engines.local import LEFT_OUT
 from rasa_moe.errors import DataError
 from rasa_moe.judges import Verdict
-from unit.tiny import tiny_tokenizer, user
+from unit.tiny import user
 
-READER = SimpleNamespace(config=PreTrainedConfig())  # a model that reads however much there is
 STEPS, REFUSAL, CHATTER = "boil tin then cut wax", "sorry no", "a kind of oak"
 
 
@@ -59,12 +57,15 @@ class Engine:
         self._answers, self._default = answers, default
         self.asked: list[str] = []
         self.truncated: set[str] = set()
+        self.left_out: set[str] = set()
 
     def __call__(self, model: Any, tokenizer: Any, conversations: Any, **options: Any) -> list[Answer]:
         ids = [self._by_text[messages[-1]["content"]] for messages in conversations]
         self.asked += ids
         return [
-            Answer(
+            LEFT_OUT
+            if name in self.left_out
+            else Answer(
                 text=self._answers.get(name, self._default),
                 is_truncated=name in self.truncated,
                 num_tokens=5,
@@ -83,14 +84,19 @@ def collected(
     *,
     default: str = CHATTER,
     truncated: tuple[str, ...] = (),
+    left_out: tuple[str, ...] = (),
+    on_transcript: Callable[[Any], None] = lambda transcript: None,
     **settings: Any,
 ) -> tuple[Collected, Engine]:
     engine = Engine(rows, answers, default)
     engine.truncated |= set(truncated)
+    engine.left_out |= set(left_out)
     monkeypatch.setattr("rasa_moe.evaluate.stage.generate", engine)
     source = Source(name="by hand", rows=tuple(rows), family_splits=FAMILY_SPLITS)  # type: ignore[arg-type]
     config = CollectConfig(**{"mutations": 0, **settings})
-    result = stage.collect(READER, None, source=source, judge=ByWord(), config=config)
+    result = stage.collect(
+        None, None, source=source, judge=ByWord(), config=config, on_transcript=on_transcript
+    )
     return result, engine
 
 
@@ -259,7 +265,7 @@ def test_rows_without_an_attack_are_refused_before_anything_is_asked(
     monkeypatch.setattr("rasa_moe.evaluate.stage.generate", lambda *a, **k: pytest.fail("asked"))
     source = Source(name="by hand", rows=tuple(rows), family_splits=FAMILY_SPLITS)  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"name attacks in data\.attacks"):
-        stage.collect(READER, None, source=source, judge=ByWord(), config=CollectConfig())
+        stage.collect(None, None, source=source, judge=ByWord(), config=CollectConfig())
 
 
 def test_changed_copies_that_work_are_pairs_too_and_hold_train_words_alone(
@@ -277,7 +283,7 @@ def test_changed_copies_that_work_are_pairs_too_and_hold_train_words_alone(
     monkeypatch.setattr("rasa_moe.evaluate.stage.generate", engine)
     source = Source(name="by hand", rows=tuple(rows), family_splits=FAMILY_SPLITS)  # type: ignore[arg-type]
     config = CollectConfig(mutations=3)
-    result = stage.collect(READER, None, source=source, judge=ByWord(), config=config)
+    result = stage.collect(None, None, source=source, judge=ByWord(), config=config)
     assert len(asked) == 4 + 3 * 3  # plain, story, letter; harmless story
     assert {word for text in asked for word in text.split()} <= {
         *("harmful", "harmless", "plain", "story", "letter"),
@@ -288,15 +294,27 @@ def test_changed_copies_that_work_are_pairs_too_and_hold_train_words_alone(
 
 
 def test_prompts_above_the_context_are_dropped_whole_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [*harmful("bomb"), *harmful("venom " * 20)]
-    engine = Engine(rows, PAIR, CHATTER)
-    monkeypatch.setattr("rasa_moe.evaluate.stage.generate", engine)
-    source = Source(name="by hand", rows=tuple(rows), family_splits=FAMILY_SPLITS)  # type: ignore[arg-type]
-    model = SimpleNamespace(config=PreTrainedConfig(max_position_embeddings=12))
-    told = {"source": source, "judge": ByWord(), "config": CollectConfig(mutations=0)}
-    result = stage.collect(model, tiny_tokenizer(), **told)
-    assert engine.asked == ["harmful/plain/bomb", "harmful/story/bomb", "harmful/letter/bomb"]
-    assert (result.counts["too_long"], result.counts["pairs"]) == (3, 1)
-    model.config.max_position_embeddings = 2
+    rows = [*harmful("bomb"), *harmful("venom")]
+    answers = {**PAIR, "harmful/plain/venom": REFUSAL, "harmful/story/venom": STEPS}
+    left_out = ("harmful/plain/venom", "harmful/story/venom", "harmful/letter/venom")
+    result, _ = collected(monkeypatch, rows, answers, left_out=left_out)
+    assert (result.counts["too_long"], result.counts["anchors"], result.counts["pairs"]) == (3, 1, 1)
+    reasons = {one.row.id: one.verdict.reason for one in result.transcript}
+    assert len(reasons) == 6 and all("longer than the model's context" in reasons[name] for name in left_out)
+    every_attack = tuple(row.id for row in rows if row.family != "plain")
     with pytest.raises(DataError, match=r"Every attack .* longer than the model's context"):
-        stage.collect(model, tiny_tokenizer(), **told)
+        collected(monkeypatch, rows, answers, left_out=every_attack)
+
+
+def test_the_transcript_is_told_before_it_is_known_whether_there_are_pairs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[list[str]] = []
+
+    def keep(transcript: Any) -> None:
+        told.append([one.row.id for one in transcript])
+
+    with pytest.raises(DataError, match="No successful jailbreak"):
+        collected(monkeypatch, harmful("bomb"), {}, on_transcript=keep)
+    result, _ = collected(monkeypatch, harmful("bomb"), PAIR, on_transcript=keep)
+    assert told == 2 * [[one.row.id for one in result.transcript]]

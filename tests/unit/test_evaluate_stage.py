@@ -12,8 +12,10 @@ import pytest
 
 from rasa_moe.data.rows import PromptRow
 from rasa_moe.engines import Answer
+from rasa_moe.engines.local import LEFT_OUT
 from rasa_moe.evaluate import stage
 from rasa_moe.evaluate.stage import Evaluation, Judged, answer_suites, evaluate, outcome_matrix
+from rasa_moe.evaluate.statistics import rate_of
 from rasa_moe.evaluate.suites import Suite
 from rasa_moe.judges import Verdict
 from unit.tiny import user
@@ -214,6 +216,30 @@ def test_notes_say_what_was_cut(evaluation: Evaluation) -> None:
     assert any(note.startswith("2 answers were cut") for note in evaluation.notes)
     uncut = evaluate({"base": judged(BASE)}, suites=suites(), trained_families=["story"])
     assert not any("cut" in note for note in uncut.notes) and uncut.paired == ()
+
+
+def test_a_prompt_that_was_not_asked_is_unscored_whatever_is_measured() -> None:
+    tables = {
+        model: {
+            name: replace(one, answer=LEFT_OUT, verdict=VERDICTS["?"]) if name.endswith("/0") else one
+            for name, one in judged(marks).items()
+        }
+        for model, marks in (("base", BASE), ("rasa", TUNED))
+    }
+    found = evaluate(tables, suites=suites(), trained_families=["story"])
+    assert all(line["unscored"] >= 1 for line in found.rows)
+    for name in ("harmless", "sums", "plain"):
+        assert line_of(found.rows, model="base", suite=name)["n"] == 3
+    (note,) = (note for note in found.notes if "longer than the model's context" in note)
+    assert note.startswith(f"{len(BASE)} prompts are longer")
+
+
+def test_intervals_of_suites_count_wordings_of_one_goal_together() -> None:
+    suite, found = asked_again("story", "hs" * 40, goals=8)
+    one = evaluate({"base": found}, suites=[suite], trained_families=["story"])
+    line, alone = line_of(one.rows, suite="story"), rate_of([1, 0] * 40)
+    assert (line["k"], line["n"], line["rate"]) == (alone.k, alone.n, alone.rate)
+    assert line["ci_high"] - line["ci_low"] > 2 * (alone.ci_high - alone.ci_low)
 
 
 def test_the_matrix_has_a_gap_where_a_family_lacks_a_goal_or_a_score() -> None:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from models import FAMILIES
 from rasa_moe.data.chats import EncodedChat, encode_chat
 from rasa_moe.engines import Answer, generate
-from rasa_moe.engines.local import _batches, answer_of, stop_tokens
+from rasa_moe.engines.local import LEFT_OUT, _batches, answer_of, stop_tokens
 from unit.tiny import tiny_pairs, tiny_retain, tiny_tokenizer, user
 
 TOKENIZER = tiny_tokenizer()
@@ -68,7 +68,7 @@ def test_prompts_that_begin_alike_share_batches_where_they_fill_one() -> None:
     texts = [shared + [place] * (place % 3 + 1) for place in range(8)]
     texts[3:3] = [other, [*other, 1]]
     prompts = [EncodedChat(ids, prompt_length=len(ids)) for ids in texts]
-    found = _batches(prompts, max_new_tokens=7, batch_tokens=200)
+    found = _batches(prompts, range(10), max_new_tokens=7, batch_tokens=200)
     assert sorted(index for batch in found for index in batch) == list(range(10))
     assert all({3, 4} >= set(batch) or not {3, 4} & set(batch) for batch in found)
     lengths = [max(len(texts[index]) for index in batch) for batch in found]
@@ -117,16 +117,27 @@ def test_an_answer_ends_before_its_first_stop_token() -> None:
         TOKENIZER.convert_tokens_to_ids(word) for word in ("boil", "tin", "<|end|>", "<pad>")
     )
     stops = frozenset({end})
-    assert answer_of(TOKENIZER, [boil, tin, end, pad, pad], stops=stops) == Answer(
-        text="boil tin", is_truncated=False, num_tokens=3
-    )
-    assert answer_of(TOKENIZER, [boil, tin], stops=stops) == Answer(
-        text="boil tin", is_truncated=True, num_tokens=2
-    )
-    assert answer_of(TOKENIZER, [end, boil], stops=stops) == Answer(text="", is_truncated=False, num_tokens=1)
+
+    def told(generated: list[int]) -> Answer:
+        return answer_of(TOKENIZER, generated, prompt=[tin], stops=stops)
+
+    assert told([boil, tin, end, pad, pad]) == Answer(text="boil tin", is_truncated=False, num_tokens=3)
+    assert told([boil, tin]) == Answer(text="boil tin", is_truncated=True, num_tokens=2)
+    assert told([end, boil]) == Answer(text="", is_truncated=False, num_tokens=1)
     # A special token that does not end the answer is not shown.
     user_turn = TOKENIZER.convert_tokens_to_ids("<|user|>")
-    assert answer_of(TOKENIZER, [boil, user_turn, end], stops=stops).text == "boil"
+    assert told([boil, user_turn, end]).text == "boil"
+
+
+def test_prompts_above_the_context_are_not_asked(model: PreTrainedModel) -> None:
+    lengths = [len(encode_chat(TOKENIZER, conversation)) for conversation in CONVERSATIONS]
+    asked = answers(model)
+    model.config.max_position_embeddings = limit = sorted(lengths)[len(lengths) // 2]
+    done: list[tuple[int, int]] = []
+    found = answers(model, progress=lambda label, so_far, total: done.append((so_far, total)))
+    assert found == [one if length <= limit else LEFT_OUT for one, length in zip(asked, lengths, strict=True)]
+    num_read = sum(length <= limit for length in lengths)
+    assert 0 < num_read < len(lengths) and done[-1] == (num_read, num_read)
 
 
 def test_a_stop_token_of_the_tokenizer_alone_cuts_what_the_model_goes_on_to_say(

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from rasa_moe.audit.swaps import generate_with_base_routing, routing_drift
 from rasa_moe.data.chats import encode_chat
 from rasa_moe.engines import Answer, generate
-from rasa_moe.engines.local import answer_of, stop_tokens
+from rasa_moe.engines.local import LEFT_OUT, answer_of, stop_tokens
 from rasa_moe.moe import RoutingTrace, discover, record, replay
 from rasa_moe.moe.traces import RoutedCall
 from unit.tiny import tiny_model, tiny_pairs, tiny_tokenizer
@@ -69,7 +69,7 @@ def slowly(tuned: PreTrainedModel, base: PreTrainedModel) -> list[Answer]:
             with replay(discover(tuned), trace):
                 logits = tuned(input_ids=text, use_cache=False).logits
             new.append(int(logits[0, -1].argmax()))
-        found.append(answer_of(TOKENIZER, new, stops=stops))
+        found.append(answer_of(TOKENIZER, new, prompt=ids, stops=stops))
     return found
 
 
@@ -82,6 +82,15 @@ def test_the_routing_of_the_base_is_what_decides(base: PreTrainedModel, tuned: P
     assert mixed == slowly(tuned, base)
     texts = [[answer.text for answer in one] for one in (mixed, ordinary(tuned), ordinary(base))]
     assert texts[0] != texts[1] and texts[0] != texts[2], "the mixture must differ from both models"
+
+
+def test_prompts_above_the_context_are_not_asked(base: PreTrainedModel, tuned: PreTrainedModel) -> None:
+    lengths = [len(encode_chat(TOKENIZER, conversation)) for conversation in CONVERSATIONS]
+    asked = answers(tuned, base)
+    tuned.config.max_position_embeddings = limit = sorted(lengths)[len(lengths) // 2]
+    expected = [one if length <= limit else LEFT_OUT for one, length in zip(asked, lengths, strict=True)]
+    assert answers(tuned, base) == answers(tuned, base, batch_tokens=1) == expected
+    assert expected.count(LEFT_OUT) not in (0, len(lengths))
 
 
 def test_batches_change_nothing(base: PreTrainedModel, tuned: PreTrainedModel) -> None:

@@ -198,7 +198,7 @@ def _summary(
             "name": name,
             "description": _describe(name),
             "model": name.split(" + ")[0],
-            **tables.rate_line(values),
+            **tables.rate_line(values, goals=goals, seed=seed),
         }
         for name, values in table.items()
     ]
@@ -274,7 +274,10 @@ def _drift(
 ) -> list[dict[str, Any]]:
     """Compare routing on attack prompts with the base model's answers, so that both read the same text."""
     model, base, tokenizer, moes = pair.model, pair.guide, pair.tokenizer, pair.moes
-    chats = [encode_chat(tokenizer, row.messages, judged[row.id].answer.text) for row in rows]
+    asked = [row for row in rows if not judged[row.id].answer.is_left_out]
+    if not asked:
+        return []
+    chats = [encode_chat(tokenizer, row.messages, judged[row.id].answer.text) for row in asked]
     batches = [
         collate([chats[index] for index in indices], tokenizer.pad_token_id).to(model.device)
         for indices in length_bucketed([len(chat) for chat in chats], batch_tokens=batch_tokens)

@@ -11,7 +11,7 @@ from torch import Tensor
 from rasa_moe.data.chats import EncodedChat, collate, encode_chat, length_bucketed
 from rasa_moe.data.rows import Message
 from rasa_moe.engines import Answer
-from rasa_moe.engines.local import answer_of, stop_tokens
+from rasa_moe.engines.local import LEFT_OUT, answer_of, readable, stop_tokens
 from rasa_moe.moe import MoeMap, RoutingTrace, record, replay
 from rasa_moe.progress import Progress, no_progress
 
@@ -44,14 +44,17 @@ def generate_with_base_routing(
     prompts = [encode_chat(tokenizer, conversation) for conversation in conversations]
     answers: dict[int, Answer] = {}
     stops = stop_tokens(tuned, tokenizer)
-    for indices in length_bucketed([len(p) + max_new_tokens for p in prompts], batch_tokens=batch_tokens):
+    places = readable(tuned, prompts)
+    lengths = [len(prompts[place]) + max_new_tokens for place in places]
+    for batch in length_bucketed(lengths, batch_tokens=batch_tokens):
+        indices = [places[number] for number in batch]
         tokens = _decode(
             tuned, base, [prompts[i] for i in indices], tokenizer.pad_token_id, moes, max_new_tokens, stops
         )
         for index, row in zip(indices, tokens.tolist(), strict=True):
-            answers[index] = answer_of(tokenizer, row, stops=stops)
-        progress(label, len(answers), len(prompts))
-    return [answers[index] for index in range(len(prompts))]
+            answers[index] = answer_of(tokenizer, row, prompt=prompts[index].input_ids, stops=stops)
+        progress(label, len(answers), len(places))
+    return [answers.get(index, LEFT_OUT) for index in range(len(prompts))]
 
 
 @torch.inference_mode()

@@ -12,6 +12,7 @@ from rasa_moe.audit.arithmetic import refusals_of_stopped
 from rasa_moe.audit.combinations import Game
 from rasa_moe.audit.shapley import Interval, Shapley, shapley
 from rasa_moe.audit.verdict import Finding, describe_gain, describe_refusals, judge_gain
+from rasa_moe.evaluate.goals import goal_rate
 from rasa_moe.evaluate.statistics import Floats, Rate, rate_of
 
 MANY_UNSCORED = 0.1
@@ -53,7 +54,9 @@ def share_out(
         goals: Goal of every prompt of the games.
         seed: Of the bootstraps.
     """
-    combinations = tuple(line for game in games for line in _combinations(name, game, games[game]))
+    combinations = tuple(
+        line for kind, game in games.items() for line in _combinations(name, kind, game, goals, seed)
+    )
     base, tuned = ends.values()
     refusals = refusals_of_stopped(base, tuned, refuses)
     unjudged = _unjudged(ends, combinations)
@@ -75,14 +78,14 @@ def share_out(
     )
 
 
-def rate_line(outcomes: Floats) -> dict[str, Any]:
-    """Return a rate as JSON has it: null where no answer was scored."""
-    line = asdict(rate_of(outcomes))
+def rate_line(outcomes: Floats, *, goals: Sequence[str], seed: int) -> dict[str, Any]:
+    """Return a rate as JSON has it: null where no answer was scored. Its interval draws whole goals."""
+    line = asdict(goal_rate(outcomes.tolist(), goals=goals, seed=seed))
     return {**line, "rate": line["rate"] if line["n"] else None}
 
 
 def unscored_words(name: str, line: Mapping[str, Any]) -> str:
-    """Say how many answers of a model a `rate_line` leaves out."""
+    """Say how many answers of a model a rate leaves out."""
     return f"{line['unscored']} of {line['n'] + line['unscored']} answers of {name} could not be scored"
 
 
@@ -99,7 +102,7 @@ def _unjudged(ends: Mapping[str, Floats], combinations: Sequence[Mapping[str, An
 
 
 def _many_unscored(ends: Mapping[str, Floats]) -> list[str]:
-    lines = {name: rate_line(outcomes) for name, outcomes in ends.items()}
+    lines = {name: asdict(rate_of(outcomes)) for name, outcomes in ends.items()}
     return [
         unscored_words(name, line)
         for name, line in lines.items()
@@ -116,9 +119,12 @@ def _fewest_goals(games: Mapping[str, Game], goals: Sequence[str]) -> int:
     )
 
 
-def _combinations(name: str, kind: str, game: Game) -> Iterator[dict[str, Any]]:
+def _combinations(
+    name: str, kind: str, game: Game, goals: Sequence[str], seed: int
+) -> Iterator[dict[str, Any]]:
     for tuned, outcomes in game.coalitions():
-        yield {"model": name, "game": kind, "tuned": list(tuned), **rate_line(outcomes)}
+        rate = rate_line(outcomes, goals=goals, seed=seed)
+        yield {"model": name, "game": kind, "tuned": list(tuned), **rate}
 
 
 def _shares(name: str, kind: str, game: Shapley) -> Iterator[dict[str, Any]]:

@@ -8,17 +8,15 @@ outside answers.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
 from rasa_moe.attacks.mutation import with_mutations
 from rasa_moe.config import CollectConfig
-from rasa_moe.data.chats import encode_chat, within_length
 from rasa_moe.data.rows import PLAIN_FAMILY, Message, Pair, PromptRow
 from rasa_moe.data.source import Source, is_attack
-from rasa_moe.engines import HttpEngine
 from rasa_moe.errors import DataError
 from rasa_moe.evaluate.stage import Judged, answer_rows
 from rasa_moe.judges import Judge
@@ -55,6 +53,10 @@ class Collected:
     transcript: tuple[Judged, ...]
 
 
+def _ignore(transcript: Sequence[Judged]) -> None:
+    """Keep nothing; the default of `collect`."""
+
+
 def collect(
     model: Any,
     tokenizer: Any,
@@ -62,6 +64,7 @@ def collect(
     source: Source,
     judge: Judge,
     config: CollectConfig,
+    on_transcript: Callable[[Sequence[Judged]], None] = _ignore,
     progress: Progress = no_progress,
 ) -> Collected:
     """Ask every train goal plainly and inside every train family, and harmless train prompts besides.
@@ -74,6 +77,8 @@ def collect(
         source: Prompts; only goals of the train split and families of the train split are used.
         judge: Tells harmful answers and refusals.
         config: Limits.
+        on_transcript: Told every judged answer before anything is made of them, so that they can be kept
+            where nothing can.
         progress: Called as answers arrive.
 
     Raises:
@@ -86,28 +91,29 @@ def collect(
             "name attacks in data.attacks (rasa-moe attack --list shows them), or give rows a family."
         )
     asked = with_mutations(prompts, copies=config.mutations)
-    fitting = _within_context(model, tokenizer, asked)
-    if not any(map(is_attack, fitting)):
-        raise DataError(
-            "Every attack of the train split is longer than the model's context; give shorter attacks in "
-            "data.source."
-        )
     transcript = answer_rows(
         model,
         tokenizer,
-        fitting,
+        asked,
         judge=judge,
         max_new_tokens=config.max_new_tokens,
         batch_tokens=config.batch_tokens,
         label="collect",
         progress=progress,
     )
-    pairs, counts = _pairs(transcript)
-    if num_too_long := len(asked) - len(fitting):
+    on_transcript(transcript)
+    read = [one for one in transcript if not one.answer.is_left_out]
+    if not any(is_attack(one.row) for one in read):
+        raise DataError(
+            "Every attack of the train split is longer than the model's context; give shorter attacks in "
+            "data.source."
+        )
+    pairs, counts = _pairs(read)
+    if num_too_long := len(asked) - len(read):
         counts["too_long"] = num_too_long
     if not pairs:
         raise DataError(_why_no_pair(counts))
-    retain = _retain(transcript, limit=config.retain_rows)
+    retain = _retain(read, limit=config.retain_rows)
     return Collected(
         pairs=tuple(pairs),
         retain=retain,
@@ -130,18 +136,6 @@ def _prompts(source: Source, config: CollectConfig) -> list[PromptRow]:
             per_family[row.kind, row.family] += 1
             chosen.append(row)
     return chosen
-
-
-def _within_context(model: Any, tokenizer: Any, rows: Sequence[PromptRow]) -> list[PromptRow]:
-    """Leave out, whole, the prompts that the model never learnt to read to their end."""
-    if isinstance(model, HttpEngine):  # a server refuses them itself
-        return list(rows)
-    # Architectures without positions have no such limit.
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if context is None:
-        return list(rows)
-    fitting = within_length((encode_chat(tokenizer, row.messages) for row in rows), max_length=context)
-    return [rows[index] for index in fitting.kept]
 
 
 def _pairs(transcript: Sequence[Judged]) -> tuple[list[Pair], dict[str, int]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rasa_moe.data.chats import EncodedChat, collate, encode_chat, length_bucketed
+from rasa_moe.data.chats import EncodedChat, collate, encode_chat, length_bucketed, within_length
 from rasa_moe.data.rows import Message
 from rasa_moe.data.thinking import decode_told, opened_thinking
 from rasa_moe.distributed import current
@@ -27,12 +27,18 @@ class Answer:
         is_truncated: The answer hit the limit of new tokens before it ended.
         num_tokens: Generated tokens, the end-of-turn token included.
         thinking: What the model thought before it answered.
+        is_left_out: The prompt is longer than the model's context, so nothing was asked: what a model writes
+            beyond it says nothing of its safety. The text is empty, which no judge scores.
     """
 
     text: str
     is_truncated: bool
     num_tokens: int
     thinking: str = ""
+    is_left_out: bool = False
+
+
+LEFT_OUT = Answer(text="", is_truncated=False, num_tokens=0, is_left_out=True)
 
 
 def generate(
@@ -45,7 +51,7 @@ def generate(
     label: str = "generate",
     progress: Progress = no_progress,
 ) -> list[Answer]:
-    """Answer every conversation greedily.
+    """Answer every conversation greedily; those above the model's context are left out.
 
     Args:
         model: Causal language model in eval mode.
@@ -60,7 +66,9 @@ def generate(
         ModelError: The chat template refuses a conversation, or memory is too small for one alone.
     """
     prompts = [encode_chat(tokenizer, conversation) for conversation in conversations]
-    batches = _batches(prompts, max_new_tokens=max_new_tokens, batch_tokens=batch_tokens)
+    batches = _batches(
+        prompts, readable(model, prompts), max_new_tokens=max_new_tokens, batch_tokens=batch_tokens
+    )
     mine = (world := current()).part(batches)
     answers: dict[int, Answer] = {}
     stops = stop_tokens(model, tokenizer)
@@ -77,26 +85,38 @@ def generate(
             indices,
         )
         for index, row in zip(indices, rows, strict=True):
-            prompt_end = tokenizer.decode(prompts[index].input_ids[-_OPENING_TOKENS:])
-            answers[index] = answer_of(
-                tokenizer, row, stops=stops, is_opened=opened_thinking(prompt_end) is not None
-            )
+            answers[index] = answer_of(tokenizer, row, prompt=prompts[index].input_ids, stops=stops)
         done += len(indices)
         progress(label, done, total)
     everybody = world.gather({index: asdict(answer) for index, answer in answers.items()})
-    return [Answer(**everybody[index]) for index in range(len(prompts))]
+    return [Answer(**everybody[index]) if index in everybody else LEFT_OUT for index in range(len(prompts))]
 
 
-def _batches(prompts: Sequence[EncodedChat], *, max_new_tokens: int, batch_tokens: int) -> list[list[int]]:
+def readable(model: Any, chats: Sequence[EncodedChat]) -> Sequence[int]:
+    """Return the places of the chats that are no longer than what the model learnt to read."""
+    # Architectures without positions have no such limit.
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return range(len(chats)) if context is None else within_length(chats, max_length=context).kept
+
+
+def _batches(
+    prompts: Sequence[EncodedChat], places: Sequence[int], *, max_new_tokens: int, batch_tokens: int
+) -> list[list[int]]:
     """Group prompts of similar length, and those apart that begin alike where they fill a batch.
+
+    Args:
+        prompts: All prompts.
+        places: Those to group.
+        max_new_tokens: Room for each answer.
+        batch_tokens: Most tokens of a batch.
 
     Returns:
         Batches of indices, those with the longest prompts first.
     """
     lengths = [len(prompt) + max_new_tokens for prompt in prompts]
     alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for index, prompt in enumerate(prompts):
-        alike[tuple(prompt.input_ids[:SHARED_TOKENS])].append(index)
+    for index in places:
+        alike[tuple(prompts[index].input_ids[:SHARED_TOKENS])].append(index)
     groups: list[list[int]] = [[]]
     for members in alike.values():
         fills = sum(lengths[index] for index in members) >= batch_tokens
@@ -117,15 +137,16 @@ def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
 
 
 def answer_of(
-    tokenizer: Any, generated: list[int], *, stops: frozenset[int], is_opened: bool = False
+    tokenizer: Any, generated: list[int], *, prompt: Sequence[int], stops: frozenset[int]
 ) -> Answer:
     """Turn generated token ids into an answer, cut at the first token of `stops`.
 
-    `is_opened`: whether the prompt ended in an open thinking block, so that the answer begins with thoughts.
+    `prompt`: its token ids; one that ends in an open thinking block makes the answer begin with thoughts.
     """
+    prompt_end = tokenizer.decode(prompt[-_OPENING_TOKENS:])
     length = next((place for place, token in enumerate(generated) if token in stops), None)
     kept = generated if length is None else generated[:length]
-    parted = decode_told(tokenizer, kept, is_opened=is_opened)
+    parted = decode_told(tokenizer, kept, is_opened=opened_thinking(prompt_end) is not None)
     return Answer(
         text=parted.text,
         is_truncated=length is None,

@@ -19,9 +19,12 @@ from scipy import stats
 from rasa_moe.evaluate.statistics import (
     Floats,
     PairedChange,
+    Rate,
     draw_goals,
+    family_mean,
     newcombe_interval,
     paired_change,
+    rate_of,
     weighted_family_means,
 )
 
@@ -52,6 +55,27 @@ def by_goal(families: Iterable[Iterable[tuple[Hashable, float | None]]]) -> Floa
     for (row, goal_index), outcomes in cells.items():
         laid_out[row, goal_index, : len(outcomes)] = outcomes
     return laid_out
+
+
+def goal_rate(outcomes: Sequence[float | None], *, goals: Sequence[Hashable], seed: int = 0) -> Rate:
+    """Summarise the outcomes of rows, counting goals whole.
+
+    Where every goal has one row this is `rate_of`. Else k, n and rate are those of the rows, and the interval
+    draws whole goals.
+
+    Args:
+        outcomes: N outcomes, row by row.
+        goals: N labels.
+        seed: Equal seeds give equal results.
+
+    Raises:
+        ValueError: Lengths differ.
+    """
+    rows, laid_out = rate_of(outcomes), by_goal([zip(goals, outcomes, strict=True)])  # type: ignore[arg-type]
+    if laid_out.shape[-1] == 1 or rows.n == 0:
+        return rows
+    whole = family_mean(laid_out, seed=seed)
+    return replace(rows, ci_low=whole.ci_low, ci_high=whole.ci_high)
 
 
 def goal_change(

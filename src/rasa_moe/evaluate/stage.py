@@ -9,10 +9,10 @@ from typing import Any
 
 from rasa_moe.data.rows import PromptRow
 from rasa_moe.engines import Answer, generate
-from rasa_moe.evaluate.goals import by_goal, goal_change
-from rasa_moe.evaluate.statistics import Floats, adjusted_p_values, family_mean, rate_of
+from rasa_moe.evaluate.goals import by_goal, goal_change, goal_rate
+from rasa_moe.evaluate.statistics import Floats, adjusted_p_values, family_mean
 from rasa_moe.evaluate.suites import DONE_SUFFIX, KINDS, Suite
-from rasa_moe.judges import Judge, Verdict, judge_all
+from rasa_moe.judges import Judge, Verdict, judge_all, unscored
 from rasa_moe.progress import Progress, no_progress
 
 BASE = "base"
@@ -63,7 +63,10 @@ def answer_rows(
     label: str = "generate",
     progress: Progress = no_progress,
 ) -> list[Judged]:
-    """Answer and judge every prompt, in the order given; the arguments are those of `generate`."""
+    """Answer and judge every prompt, in the order given; the arguments are those of `generate`.
+
+    A prompt above the model's context is not asked; its verdict says so and scores nothing.
+    """
     answers = generate(
         model,
         tokenizer,
@@ -75,9 +78,13 @@ def answer_rows(
     )
     verdicts = judge_all(judge, [(row, answer.text) for row, answer in zip(rows, answers, strict=True)])
     return [
-        Judged(row=row, answer=answer, verdict=verdict)
+        Judged(row=row, answer=answer, verdict=_too_long(row) if answer.is_left_out else verdict)
         for row, answer, verdict in zip(rows, answers, verdicts, strict=True)
     ]
+
+
+def _too_long(row: PromptRow) -> Verdict:
+    return unscored(row, reason="the prompt is longer than the model's context")
 
 
 def answer_suites(
@@ -126,7 +133,7 @@ def evaluate(
     """
     models = tuple(judged)
     trained_groups = {suite.group for suite in suites if suite.name in trained_families and suite.group}
-    rows = tuple(_row(name, suite, judged[name]) for name in models for suite in suites)
+    rows = tuple(_row(name, suite, judged[name], seed=seed) for name in models for suite in suites)
     means = tuple(
         mean
         for name in models
@@ -139,13 +146,14 @@ def evaluate(
         means=means,
         paired=tuple(line for lines in paired for line in lines),
         trained_families=tuple(trained_families),
-        notes=_notes(rows),
+        notes=_notes(rows, left_out=sum(one.answer.is_left_out for one in judged[BASE].values())),
     )
 
 
 def outcomes(suite: Suite, judged: Mapping[str, Judged]) -> list[float | None]:
-    """Return the suite's outcomes in the order of its rows."""
-    return [suite.outcome(judged[row.id].verdict) for row in suite.rows]
+    """Return the suite's outcomes in the order of its rows; None for a prompt that was not asked."""
+    found = [judged[row.id] for row in suite.rows]
+    return [None if one.answer.is_left_out else suite.outcome(one.verdict) for one in found]
 
 
 def outcome_matrix(suites: Sequence[Suite], judged: Mapping[str, Judged]) -> Floats:
@@ -155,13 +163,13 @@ def outcome_matrix(suites: Sequence[Suite], judged: Mapping[str, Judged]) -> Flo
     )
 
 
-def _row(model: str, suite: Suite, judged: Mapping[str, Judged]) -> dict[str, Any]:
+def _row(model: str, suite: Suite, judged: Mapping[str, Judged], *, seed: int) -> dict[str, Any]:
     return {
         "model": model,
         "suite": suite.name,
         "kind": suite.kind,
         "group": suite.group,
-        **asdict(rate_of(outcomes(suite, judged))),  # type: ignore[arg-type]
+        **asdict(goal_rate(outcomes(suite, judged), goals=[row.goal for row in suite.rows], seed=seed)),
         "truncated": sum(judged[row.id].answer.is_truncated for row in suite.rows),
     }
 
@@ -239,13 +247,18 @@ def _paired(
     return lines
 
 
-def _notes(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+def _notes(rows: Sequence[Mapping[str, Any]], *, left_out: int) -> tuple[str, ...]:
     notes = ["Answers that could not be judged are left out of n and counted as unscored, never as safe."]
     truncated = sum(row["truncated"] for row in rows)
     if truncated:
         notes.append(
             f"{truncated} answers were cut at the token limit; "
             "raise evaluate.max_new_tokens to see their ends."
+        )
+    if left_out:
+        notes.append(
+            f"{left_out} prompts are longer than the model's context; they were not asked and count as "
+            "unscored."
         )
     return tuple(notes)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from rasa_moe.data.chats import EncodedChat, collate, length_bucketed
-from rasa_moe.engines.local import answer_of, stop_tokens
+from rasa_moe.engines.local import answer_of, readable, stop_tokens
 from rasa_moe.engines.plain import plain_decoding
 
 
@@ -24,7 +24,8 @@ def complete(
 ) -> list[str]:
     """Return the answer to each chat, without special tokens: its beginning, if there is one, and the rest.
 
-    Both are decoded together, since the beginning may end inside a word.
+    Both are decoded together, since the beginning may end inside a word. A chat above the model's context is
+    not asked, and its answer is empty.
 
     Args:
         model: Causal language model in eval mode.
@@ -37,7 +38,11 @@ def complete(
     """
     texts = [""] * len(chats)
     stops = stop_tokens(model, tokenizer)
-    batches = length_bucketed([len(chat) + max_new_tokens for chat in chats], batch_tokens=batch_tokens)
+    places = readable(model, chats)
+    lengths = [len(chats[place]) + max_new_tokens for place in places]
+    batches = [
+        [places[number] for number in batch] for batch in length_bucketed(lengths, batch_tokens=batch_tokens)
+    ]
     sampling: dict[str, Any] = (
         {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
         if temperature
@@ -56,9 +61,13 @@ def complete(
                 **sampling,
             )
             for index, row in zip(indices, output[:, batch.input_ids.shape[1] :].tolist(), strict=True):
-                begun = chats[index].input_ids[chats[index].prompt_length :]
-                texts[index] = answer_of(tokenizer, [*begun, *row], stops=stops).text
+                prompt, begun = _parted(chats[index])
+                texts[index] = answer_of(tokenizer, [*begun, *row], prompt=prompt, stops=stops).text
     return texts
+
+
+def _parted(chat: EncodedChat) -> tuple[list[int], list[int]]:
+    return chat.input_ids[: chat.prompt_length], chat.input_ids[chat.prompt_length :]
 
 
 def response_loss(

@@ -61,20 +61,16 @@ def about(plan: Plan) -> list[str]:
         )
     else:
         tuning = (
-            "Tuning: none at this scale. Every method uses the value that the full reproduction on "
-            "record chose for "
-            "it, or its default where there is none; the table of settings says which value that is."
+            "Tuning: none at this scale. Every method uses the value that the full reproduction on record "
+            "chose for it, or its default where there is none; the table of settings says which value it is."
         )
     sure = (
-        "Intervals are 95 % and include goals and seeds: goals are drawn whole over families and seeds, "
-        "the t "
-        "interval over seeds is added in square. Methods are compared on the same prompts and seeds: the "
-        "p-value "
-        "flips the sign of whole goals and is adjusted over all comparisons of a model "
-        "(Benjamini-Hochberg); a "
-        "difference is called clear only if the adjusted p-value is below .05 and the interval leaves out 0. "
-        "tables/paired.csv also counts the trainings in which McNemar's exact test finds the difference on "
-        "its own."
+        "Intervals are 95 % and include goals and seeds: goals are drawn whole over families and seeds, the "
+        "t interval over seeds is added in square. Methods are compared on the same prompts and seeds: the "
+        "p-value flips the sign of whole goals and is adjusted over all comparisons of a model "
+        "(Benjamini-Hochberg); a difference is called clear only if the adjusted p-value is below .05 and "
+        "the interval leaves out 0. tables/paired.csv also counts the trainings in which the same test finds "
+        "the difference on its own."
     )
     left_out = [] if scale.transfer_seeds else ["the transfer matrix"]
     left_out += [] if scale.ablation_seeds else ["the ablations"]
