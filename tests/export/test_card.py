@@ -10,6 +10,7 @@ import yaml
 
 from rasa_moe.errors import RunError
 from rasa_moe.export import model_card
+from rasa_moe.report import write_report
 from report.fake_run import FakeRun, write_fake_run
 
 
@@ -98,3 +99,13 @@ def test_the_type_of_the_checkpoint_is_told(run_dir: Path, dtype: str, sentence:
     config = yaml.safe_load((run_dir / "config.yaml").read_text())
     (run_dir / "config.yaml").write_text(yaml.safe_dump({**config, "dtype": dtype}))
     assert sentence in model_card(run_dir)
+
+
+def test_what_attention_learned_is_said_in_card_and_report(run_dir: Path) -> None:
+    said = "Beside them, every projection of attention learned a change of rank 4."
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    for rank in (4, None):
+        config["align"] = {**config.get("align", {}), "attention_rank": rank}
+        (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
+        page = write_report(run_dir).read_text(encoding="utf-8")
+        assert (said in model_card(run_dir)) == (said in page) == (rank is not None)

@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from rasa_moe.bench.models import Dimensions, olmoe, token_ids
-from rasa_moe.moe import ExpertId, ExpertSlices, discover, logits_at, low_bit_experts
+from rasa_moe.moe import ExpertId, ExpertSlices, LowRankAttention, discover, logits_at, low_bit_experts
 from rasa_moe.moe.quantised import Bits
 
 _RATE = 1e-5
@@ -83,10 +84,17 @@ def chosen_slices(task: Task, model: Any, *, rank: int | None = None) -> ExpertS
     return ExpertSlices(discover(model), chosen, rank=rank)
 
 
-def _slices(task: Task, dtype: torch.dtype, *, rank: int | None = None) -> list[float]:
+def _slices(
+    task: Task, dtype: torch.dtype, *, rank: int | None = None, attention_rank: int | None = None
+) -> list[float]:
     model = olmoe(task.dimensions, dtype=dtype)
-    with chosen_slices(task, model, rank=rank) as slices:
-        return _loop(task, model, slices.parameters())
+    owners: list[ExpertSlices | LowRankAttention] = [chosen_slices(task, model, rank=rank)]
+    if attention_rank is not None:
+        owners.append(LowRankAttention(discover(model), rank=attention_rank))
+    with ExitStack() as stack:
+        for owner in owners:
+            stack.enter_context(owner)
+        return _loop(task, model, [parameter for owner in owners for parameter in owner.parameters()])
 
 
 def _slices_low_bit(task: Task, bits: Bits) -> list[float]:
@@ -211,6 +219,7 @@ def _modules(task: Task) -> list[float]:
 CONTENDERS: dict[str, Callable[[Task], list[float]]] = {
     "slices": lambda task: _slices(task, torch.float32),
     "slices, bf16 base": lambda task: _slices(task, torch.bfloat16),
+    "slices and attention, bf16 base": lambda task: _slices(task, torch.bfloat16, attention_rank=8),
     "slices of rank 8, bf16 base": lambda task: _slices(task, torch.bfloat16, rank=8),
     "slices, 8-bit base": lambda task: _slices_low_bit(task, 8),
     "slices, 4-bit base": lambda task: _slices_low_bit(task, 4),

@@ -21,6 +21,8 @@ from rasa_moe.errors import RunError
 
 NAME = "repair"
 _OURS, _OURS_BF16 = "slices", "slices, bf16 base"
+# As repair is by default.
+_OURS_ATTENTION = "slices and attention, bf16 base"
 _OURS_THIN = "slices of rank 8, bf16 base"
 _OURS_8, _OURS_4 = "slices, 8-bit base", "slices, 4-bit base"
 _FULL, _FULL_BF16 = "full fine-tuning", "full fine-tuning, bf16"
@@ -28,9 +30,11 @@ _FULL, _FULL_BF16 = "full fine-tuning", "full fine-tuning, bf16"
 _COMPARED: tuple[tuple[str, str, float | None], ...] = (
     (_OURS, _FULL, 0.5),
     (_OURS_BF16, _FULL_BF16, 0.5),
+    (_OURS_ATTENTION, _FULL_BF16, 0.5),
     (_OURS, "gradient masking", 1.0),
     (_OURS, "LoRA", 1.0),
     (_OURS, "module freezing", 1.0),
+    (_OURS_ATTENTION, _OURS_BF16, None),
     (_OURS_THIN, _OURS_BF16, None),
     (_OURS_8, _OURS_BF16, None),
     (_OURS_4, _OURS_BF16, None),
@@ -119,7 +123,11 @@ def _times(seconds: dict[str, list[float]], task: Task) -> list[Figure]:
 def _memory(peaks: dict[str, list[float]], task: Task) -> list[Figure]:
     values, sliced = task.dimensions.num_values, _sliced_values(task)
     figures = []
-    for ours, full, base in ((_OURS_BF16, _FULL_BF16, 2), (_OURS, _FULL, 4)):
+    for ours, full, base in (
+        (_OURS_BF16, _FULL_BF16, 2),
+        (_OURS_ATTENTION, _FULL_BF16, 2),
+        (_OURS, _FULL, 4),
+    ):
         least = base * values + 16 * sliced
         floor = (
             f"weights, gradients and moments: {least / _GIGA:.2f} GB against {16 * values / _GIGA:.2f} GB, "

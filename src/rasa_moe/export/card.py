@@ -65,11 +65,12 @@ def _opening(run: Run) -> str:
     total = len(run.experts.layers) * run.experts.num_experts
     families = ", ".join(_cell(name) for name in run.evaluation.trained_families)
     base = _cell(_shown_base(run))
+    attention = f"{run.attention_words} " if run.attention_words else ""
     return (
         f"# {base}, safety repaired\n\n"
         f"{num_selected} of the {total} routed experts of {base} were trained to refuse, under fixed "
-        "routing; the routers were trained towards the routing of plainly asked, refused requests. "
-        f"{_untouched(run)} Trained on jailbreaks of these families: {families or 'none'}.\n"
+        f"routing. {attention}The routers were trained towards the routing of plainly asked, refused "
+        f"requests. {_untouched(run)} Trained on jailbreaks of these families: {families or 'none'}.\n"
     )
 
 

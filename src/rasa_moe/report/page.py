@@ -87,7 +87,7 @@ def _experts(run: Run) -> Html:
         (
             el("p", about, class_="note"),
             el("p", selection_words(run.experts)),
-            *(el("p", words) for words in [ranking_words(run.experts)] if words),
+            *(el("p", words) for words in (ranking_words(run.experts), run.attention_words) if words),
             expert_heatmap(run.experts),
             expert_table(run.experts),
         )

@@ -255,6 +255,12 @@ class Run:
         return "" if value is None else str(value)
 
     @property
+    def attention_words(self) -> str:
+        """Say what attention learned beside the experts; "" where it was left alone."""
+        rank = self.setting("align", "attention_rank")
+        return f"Beside them, every projection of attention learned a change of rank {rank}." if rank else ""
+
+    @property
     def is_synthetic(self) -> bool:
         """Whether the rows are the invented ones of the testbed, so that no answer can help anybody do harm.
 
