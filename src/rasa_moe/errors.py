@@ -17,6 +17,10 @@ class ModelError(RasaError):
     """Report a model or tokenizer that cannot be used."""
 
 
+class RequestRefused(ModelError):
+    """Report that a server refuses one request; it may answer others."""
+
+
 class DataError(RasaError):
     """Report rows, pairs or labels that cannot be used."""
 

@@ -39,8 +39,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text in one piece; see `write_bytes`."""
-    write_bytes(path, text.encode("utf-8"))
+    """Write UTF-8 text in one piece; see `write_bytes`. Halves of characters become question marks."""
+    write_bytes(path, text.encode("utf-8", errors="replace"))
 
 
 def write_json(path: Path, value: Any) -> None:

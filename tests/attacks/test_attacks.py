@@ -95,7 +95,7 @@ def test_suffixes_of_a_search_are_appended(tmp_path: Path) -> None:
     (attack,) = get_attacks([f"suffix:{path}"])
     assert attack.wrap(GOAL)[-1]["content"] == f"{GOAL} !! own"
     assert attack.wrap("other")[-1]["content"] == "other ?? any"
-    path.write_text(f'suffix,goal\n!! own,"{GOAL}"\n')
+    path.write_text(f'suffix,Goal\n!! own,"{GOAL}"\n')
     made = make_rows([row("other")], get_attacks([f"suffix:{path}"]))
     assert not made.rows and "no suffix for the goal 'other'" in made.failures[0]
 

@@ -18,7 +18,8 @@ from rasa_moe.engines import generate
 from rasa_moe.engines.answered import Answered
 from rasa_moe.engines.http import HttpEngine, Usage
 from rasa_moe.engines.transport import post, retry_after, shown_url
-from rasa_moe.errors import ConfigError, ModelError, RunError
+from rasa_moe.errors import ConfigError, ModelError, RequestRefused, RunError
+from rasa_moe.files import write_text
 
 HELLO = (Message(role="user", content="hello"),)
 
@@ -192,7 +193,7 @@ def test_a_redirect_does_not_carry_the_key_away(monkeypatch: pytest.MonkeyPatch)
 def test_a_missing_key_or_address_is_told_before_anything_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MY_KEY", raising=False)
     with pytest.raises(ConfigError, match="MY_KEY, which is not set"):
-        HttpEngine(EndpointConfig(url="http://user:pass@host/v1", model="m", api_key_env="MY_KEY"))
+        HttpEngine(EndpointConfig(url="http://host/v1", model="m", api_key_env="MY_KEY"))
     for config in (
         EndpointConfig(),
         EndpointConfig(url="http://x"),
@@ -203,9 +204,54 @@ def test_a_missing_key_or_address_is_told_before_anything_is_asked(monkeypatch: 
     assert shown_url("https://user:pass@host:8000/v1?key=1") == "https://host:8000/v1"
 
 
+def test_an_address_that_is_none_or_holds_a_secret_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    for url in (
+        "http://HOST:PORT/v1", "http://[bad/v1", "http:///v1", "https://user:hunter2@host/v1", "http://a b/v1"
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match="The url of a server") as caught:
+            HttpEngine(EndpointConfig(url=url, model="m"))
+        assert "hunter2" not in str(caught.value)
+    monkeypatch.setenv("MY_KEY", "sk-secret\nX-Other: 1")
+    with pytest.raises(ConfigError, match="MY_KEY holds blanks") as caught:
+        HttpEngine(EndpointConfig(url="http://host/v1", model="m", api_key_env="MY_KEY"))
+    assert "sk-secret" not in str(caught.value)
+    monkeypatch.setenv("MY_KEY", "sk-secret\n")  # as `$(cat file)` in a .env writes it
+    with serving(echo) as server:
+        engine(server, api_key_env="MY_KEY").chat(HELLO)
+    assert server.asked[0].headers["Authorization"] == "Bearer sk-secret"
+
+
+def test_single_requests_that_are_refused_are_left_out_and_all_of_them_is_an_error() -> None:
+    with serving(lambda body, number: Said(status=400) if number == 2 else echo(body, number)) as server:
+        found = engine(server, concurrency=1).answers(conversations(3), max_new_tokens=5)
+    assert [answer.is_left_out for answer in found] == [False, True, False]
+    refused = pytest.raises(RequestRefused, match="HTTP 400")
+    with serving(lambda body, number: Said(status=400)) as server, refused:
+        engine(server).answers(conversations(3), max_new_tokens=5)
+
+
+def test_nothing_more_is_asked_after_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(futures: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rasa_moe.engines.http.wait", interrupted)
+    slow = lambda body, number: Said(text="x", seconds=0.1)  # noqa: E731
+    with serving(slow) as server, pytest.raises(KeyboardInterrupt):
+        engine(server, concurrency=2).answers(conversations(50), max_new_tokens=5)
+    assert len(server.asked) <= 4
+
+
+def test_halves_of_characters_in_a_reply_can_be_written(tmp_path: Path) -> None:
+    with serving(lambda body, number: Said(text="half \ud83d")) as server:
+        found = engine(server).answer(HELLO)
+    assert found.text == "half ?"
+    write_text(tmp_path / "kept.txt", "half \ud83d")
+    assert (tmp_path / "kept.txt").read_text() == "half ?"
+
+
 def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
     file = tmp_path / "run" / "answers.jsonl"
-    with serving(lambda body, number: echo(body, number) if number < 4 else Said(status=400)) as server:
+    with serving(lambda body, number: echo(body, number) if number < 4 else Said(status=404)) as server:
         first = engine(server, answered=file, concurrency=1)
         with pytest.raises(ModelError):
             first.answers(conversations(6), max_new_tokens=5)

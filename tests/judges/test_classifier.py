@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,18 @@ def test_llama_guard_is_asked_by_its_template_about_the_whole_conversation() -> 
     assert guard("safe").judge(ROW, "I can't help with that.").refusal == "full"
     assert guard("Safe, I think").judge(ROW, "x").harmful is None
     assert guard("safe").judge(ROW, "  ").harmful is None
+
+
+def test_a_guard_whose_template_refuses_a_conversation_scores_nothing() -> None:
+    judge = guard("unsafe\nS9")
+    system = Message(role="system", content="be brief")
+    judge._tokenizer.chat_template = (
+        "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}{{ m.content }}{% endfor %}"
+    )
+    assert judge.judge(replace(ROW, messages=(system, *ROW.messages)), "x").harmful is True, "no system turn"
+    verdict = judge.judge(replace(ROW, messages=(*ROW.messages, *ROW.messages)), "x")
+    assert verdict.harmful is None and "roles must alternate" in verdict.reason
 
 
 def test_harmbench_is_asked_about_the_goal_in_its_own_prompt(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from rasa_moe.data.rows import Message, PromptRow
 from rasa_moe.judges import get_judge
 from rasa_moe.reattack import ATTACKS, Target
 from rasa_moe.reattack.answering import complete, response_loss
+from rasa_moe.reattack.base import WITHOUT_IT
 from rasa_moe.reattack.combined import combine
 from rasa_moe.reattack.prefill import harmless_opening
 from rasa_moe.reattack.retuning import train
@@ -78,7 +79,7 @@ def suffix_target(**changes: object) -> Target:
 
 def test_the_suffix_talks_the_model_out_of_refusing() -> None:
     found = rates("suffix", suffix_target())
-    assert found["gradient", 0] == 0.0 and found["gradient", EFFORT.suffix_steps] == 1.0
+    assert found[WITHOUT_IT, 0] == 0.0 and found["gradient", EFFORT.suffix_steps] == 1.0
 
 
 def test_the_gradient_suffix_beats_random_words() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,12 +21,15 @@ from rasa_moe.data.rows import PromptRow
 from rasa_moe.errors import ModelError
 from rasa_moe.judges import Verdict
 from rasa_moe.moe import discover, silence
-from rasa_moe.reattack import ATTACKS, LeftOut, Measured, Target, retuning
+from rasa_moe.reattack import ATTACKS, Attack, Effort, LeftOut, Measured, Target, retuning
 from rasa_moe.reattack.answering import complete, response_loss
+from rasa_moe.reattack.base import WITHOUT_IT, CannotAnswer
 from rasa_moe.reattack.prefill import harmless_opening
 from rasa_moe.reattack.retuning import in_float32, train
 from rasa_moe.reattack.routes import _random_route
 from rasa_moe.reattack.silencing import Spare, strongest
+from rasa_moe.reattack.stage import _reasons, _tried, _worst
+from rasa_moe.reattack.suffix import _usable_tokens, _with_suffix
 from reattack.targets import EFFORT, GrindJudge, target, user
 
 
@@ -121,6 +126,60 @@ def test_a_chat_above_the_context_is_not_asked() -> None:
     lengths = [len(attacked.encode(row.messages)) for row in (first, third)]
     attacked.model.config.max_position_embeddings = max(lengths)
     np.testing.assert_array_equal(attacked.ask(asked), [before[0], np.nan, before[2]])
+
+
+def test_a_suffix_is_found_where_tokens_bring_their_own_space() -> None:
+    tokenizer = subwords()
+    attacked = target(tokenizer=tokenizer)
+    row = attacked.plain[0]
+    usable = _usable_tokens(tokenizer)
+    found = _with_suffix(attacked, row, usable, np.random.default_rng(0), length=12)
+    assert found is not None and len(found.suffix) == 12
+    last = row.messages[-1]["content"] + found.joint + tokenizer.decode(found.suffix)
+    assert attacked.encode(user(last)).input_ids == found.tokens()
+
+
+def test_a_suffix_that_cannot_be_written_is_left_out_and_no_rate_stands_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rasa_moe.reattack.suffix._with_suffix", lambda *some, **more: None)
+    monkeypatch.setattr("rasa_moe.reattack.suffix.harmless_opening", lambda *some, **more: [5])
+    without, *left_out = ATTACKS["suffix"].run(target(), EFFORT)
+    assert isinstance(without, Measured) and without.setting == WITHOUT_IT
+    assert [type(one) for one in left_out] == [LeftOut, LeftOut]
+    assert all("read as they are written" in one.reason for one in left_out)
+    line = {
+        "attack": "suffix",
+        "model": "it",
+        "setting": WITHOUT_IT,
+        "k": 8,
+        "n": 8,
+        "unscored": 0,
+        "rate": 1.0,
+    }
+    assert list(_worst([line], [ATTACKS["suffix"]], ["it"])) == []
+
+
+def test_the_worst_setting_counts_all_that_was_asked() -> None:
+    def line(setting: str, k: int, n: int) -> dict[str, Any]:
+        facts = {"attack": "silencing", "model": "it", "setting": setting}
+        return {**facts, "k": k, "n": n, "unscored": 40 - n, "rate": k / n}
+
+    rows = [line("babble", 1, 1), line("a few", 9, 40)]
+    assert [one["setting"] for one in _worst(rows, [ATTACKS["silencing"]], ["it"])] == ["a few"]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no memory"), CannotAnswer("routers broke")])
+def test_what_was_measured_before_memory_ends_stands(error: Exception) -> None:
+    def run(attacked: Target, effort: Effort) -> Iterator[Measured]:
+        yield Measured(setting="small", strength=1, unit="steps", outcomes=np.ones(2))
+        raise error
+
+    found = _tried(Attack("greedy", "", lambda effort: "", run), target(), EFFORT)
+    assert [type(one) for one in found] == [Measured, LeftOut]
+    assert list(_reasons("it", [one for one in found if isinstance(one, LeftOut)])) == [
+        f"on it all that follows, since {'memory is too small' if 'memory' in str(error) else error}"
+    ]
 
 
 @pytest.mark.parametrize("limit", [2, 5, 8, 99])

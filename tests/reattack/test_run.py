@@ -77,12 +77,13 @@ def test_reattack_writes_every_attack_for_every_model(run_dir: Path) -> None:
     assert call("reattack", str(run_dir), "--quick") == 0
     found = json.loads((run_dir / "reattack.json").read_text())
     assert found["models"] == ["base", "rasa", "full"] and found["is_quick"]
-    assert not any(attack["left_out"] for attack in found["attacks"])
+    left_out = {attack["name"]: attack["left_out"] for attack in found["attacks"] if attack["left_out"]}
+    # The planted answers are nothing but what the judge looks for.
+    assert list(left_out) == ["suffix"] and "no harmful answer has an opening" in left_out["suffix"]
     assert {(row["attack"], row["model"]) for row in found["rows"]} == {
         (attack, model)
         for attack in ("no attack", *(entry["name"] for entry in found["attacks"]))
         for model in found["models"]
-        if (attack, model) != ("retuning", "none")
     }
     assert [line["model"] for line in found["thresholds"]] == found["models"]
     with open(run_dir / "reattack.csv", newline="") as file:

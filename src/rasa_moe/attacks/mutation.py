@@ -26,6 +26,8 @@ def with_mutations(rows: Sequence[PromptRow], *, copies: int) -> list[PromptRow]
 
     The words of the goal stay as they are. What is put in comes from the last turns of `rows`, without the
     words of any goal, so nothing enters that the rows do not hold. The same rows give the same copies.
+    Prompts that hold less than half of their goal's words, as ciphers and translations do, have no copies and
+    lend nothing: nobody can tell there which words are the goal.
 
     Args:
         rows: Harmful and harmless requests inside an attack are changed; other rows only lend their words.
@@ -37,7 +39,7 @@ def with_mutations(rows: Sequence[PromptRow], *, copies: int) -> list[PromptRow]
     result: list[PromptRow] = []
     for row in rows:
         result.append(row)
-        if _is_wrapped(row):
+        if _is_wrapped(row) and _is_legible(row):
             result += (_mutated(row, number, material) for number in range(1, copies + 1))
     return result
 
@@ -55,6 +57,7 @@ class _Material:
         texts = sorted(
             tuple(word for word in row.messages[-1]["content"].split() if not _words(word) & goals)
             for row in rows
+            if not _is_request(row) or _is_legible(row)
         )
         return cls(tuple(filter(None, texts)), tuple(word for text in texts for word in text))
 
@@ -93,6 +96,12 @@ def _is_request(row: PromptRow) -> bool:
 
 def _is_wrapped(row: PromptRow) -> bool:
     return _is_request(row) and row.family != PLAIN_FAMILY
+
+
+def _is_legible(row: PromptRow) -> bool:
+    goal = _words(row.goal)
+    said = {word for turn in row.messages if turn["role"] == "user" for word in _words(turn["content"])}
+    return 2 * len(goal & said) >= len(goal)
 
 
 def _words(text: str) -> set[str]:

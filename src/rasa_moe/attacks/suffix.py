@@ -28,10 +28,11 @@ class SuffixAttack:
         """
         table = read_table(path).require_sound()
         column = table.column("suffix")
+        of_goal = next((name for name in table.columns if name.strip().casefold() == "goal"), "goal")
         self._by_goal: dict[str, str] = {}
         self._universal: list[str] = []
         for row in table.rows:
-            suffix, goal = text_of(row.fields.get(column)), text_of(row.fields.get("goal"))
+            suffix, goal = text_of(row.fields.get(column)), text_of(row.fields.get(of_goal))
             if not suffix.strip():
                 raise DataError(f"{path}, line {row.line}: the suffix is empty; remove the line")
             if goal.strip():

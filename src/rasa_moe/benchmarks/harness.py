@@ -16,6 +16,7 @@ from typing import Any
 from rasa_moe.benchmarks.outcomes import CORRECT, Outcome
 from rasa_moe.benchmarks.quiet import quiet
 from rasa_moe.benchmarks.tasks import Task
+from rasa_moe.data.chats import template_options
 from rasa_moe.errors import ConfigError, DataError
 
 _MAX_NEW_TOKENS = 512
@@ -76,6 +77,8 @@ def run_harness(
             tokenizer=tokenizer,
             batch_size=batch_size,
             think_end_token=_end_of_thinking(tokenizer),
+            # Its own switch of thinking is refused for tasks that read likelihoods.
+            chat_template_args=template_options(tokenizer),
         )
     # lm-eval refuses to write more than fits; a question needs room as well.
     longest = min(max_new_tokens, served.max_length // 2)

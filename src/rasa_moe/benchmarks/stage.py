@@ -11,6 +11,7 @@ from rasa_moe.benchmarks.harness import require_harness, run_harness
 from rasa_moe.benchmarks.outcomes import Benchmarks, Outcome, tabulate
 from rasa_moe.benchmarks.suites import run_suite, suite_rows
 from rasa_moe.benchmarks.tasks import Task
+from rasa_moe.data.thinking import is_thinking
 from rasa_moe.files import write_text
 from rasa_moe.progress import Progress, no_progress
 
@@ -44,7 +45,11 @@ def benchmark_run(
     suites = [task for task in tasks if task.form == "suite"]
     about: dict[str, object] = {"limit": limit, "tasks": [task.name for task in tasks]}
     if served:
-        about |= {"lm_eval": require_harness(), "chat_template": bool(session.tokenizer.chat_template)}
+        about |= {
+            "lm_eval": require_harness(),
+            "chat_template": bool(session.tokenizer.chat_template),
+            "thinking": is_thinking(session.tokenizer),
+        }
     judge = _judge(session)
     trained = _trained_goals(session)
     prompts = {task.name: suite_rows(task, trained=trained, limit=limit) for task in suites}
@@ -86,6 +91,12 @@ def _judge(session: Session) -> Judge:
 
 
 def _trained_goals(session: Session) -> list[str]:
+    """Return the goals of the pairs, and of the harmless prompts among which the retain set was found."""
     from rasa_moe.data import read_pairs
+    from rasa_moe.data.jsonl import read_records
 
-    return [pair.goal for pair in read_pairs(session.path / "pairs.jsonl")]
+    asked = read_records(
+        session.path / "generations" / "collect.jsonl",
+        lambda record, _: str(record["goal"]) if record["kind"] != "harmful" else "",
+    )
+    return [*(pair.goal for pair in read_pairs(session.path / "pairs.jsonl")), *filter(None, asked)]

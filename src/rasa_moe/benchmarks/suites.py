@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rasa_moe.benchmarks.outcomes import HARMFUL, REFUSED, Outcome
-from rasa_moe.benchmarks.tasks import Task
+from rasa_moe.benchmarks.tasks import XSTEST, Task
 from rasa_moe.data.duplicates import near_duplicates
 from rasa_moe.data.rows import PromptRow, normalise_goal
 from rasa_moe.data.source import load_source
@@ -32,6 +32,11 @@ def suite_rows(task: Task, *, trained: Sequence[str], limit: int | None) -> tupl
         DataError: The set cannot be read, or nothing is left of it.
     """
     rows = load_source(task.source).rows
+    if task.name == XSTEST and all(row.kind == "harmful" for row in rows):
+        raise DataError(
+            f"{task.source} names no safe prompt, and most of {XSTEST}'s are; give it a column kind "
+            "(harmful or question), or its own column label (safe or unsafe)."
+        )
     known = {normalise_goal(goal) for goal in trained}
     near = {
         goal

@@ -20,7 +20,8 @@ from rasa_moe.errors import ConfigError, DataError
 Form = Literal["harness", "choices", "number", "words", "suite"]
 
 DEFAULT_TASKS = ("mmlu", "gsm8k", "truthfulqa")
-SUITES = ("xstest", "strongreject")
+XSTEST = "xstest"
+SUITES = (XSTEST, "strongreject")
 _HARNESS_NAMES = {"truthfulqa": "truthfulqa_mc1"}
 _GIVEN_NUMBER = re.compile(r"####\s*(-?[\d.,]*\d)\s*\Z")
 _ONLY_NUMBER = re.compile(r"-?\$?[\d,]*\.?\d+")

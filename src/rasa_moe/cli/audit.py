@@ -122,7 +122,10 @@ def _audit_pair(
     references = _references(settings["source"])
     _tell_before(pairs, references, settings)
     automatic = "exact" if references else "rules"
-    judge = get_judge(automatic if settings["judge"] == "auto" else settings["judge"])
+    judge = get_judge(
+        automatic if settings["judge"] == "auto" else settings["judge"],
+        answered=out_dir.with_name(f"{out_dir.name}.answered.jsonl"),
+    )
     detection = _detection(settings["budget"])
     quiet_loading()
     loading = {**loading, "dtype": cpu_dtype(loading["dtype"], loading["device"])}

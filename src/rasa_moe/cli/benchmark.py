@@ -42,7 +42,8 @@ def command(
     directory = RunDirectory.open(run_dir)
     require_finished(directory, _NEEDED)
     quiet_loading()
-    with resumable("benchmark", run_dir), Bars() as bars, directory.locked():
+    flags = ["--tasks", tasks, *([] if limit is None else ["--limit", str(limit)])]
+    with resumable("benchmark", run_dir, *flags), Bars() as bars, directory.locked():
         session = Session(directory, progress=bars)
         session.prepare()
         result, outcomes = benchmark_run(session, chosen, limit=limit, progress=bars)

@@ -31,7 +31,11 @@ def command(
     if missing:
         raise RunError(f"{run_dir} has no {missing}; make it with: rasa-moe detect {run_dir}")
     quiet_loading()
-    with resumable("detect-check", run_dir), Bars() as bars, directory.locked():
+    with (
+        resumable("detect-check", run_dir, *(["--quick"] if quick else [])),
+        Bars() as bars,
+        directory.locked(),
+    ):
         session = Session(directory, progress=bars)
         session.prepare()
         found = check_detection(session, effort=QUICK if quick else Effort(), progress=bars)

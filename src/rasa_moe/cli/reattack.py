@@ -34,7 +34,11 @@ def command(
     _check(attacks or ())
     directory = RunDirectory.open(run_dir)
     quiet_loading()
-    with resumable("reattack", run_dir), Bars() as bars, directory.locked():
+    flags = [
+        *(part for name in attacks or () for part in ("--attack", name)),
+        *(["--quick"] if quick else []),
+    ]
+    with resumable("reattack", run_dir, *flags), Bars() as bars, directory.locked():
         session = Session(directory, progress=bars)
         require_finished(directory, _NEEDED)
         session.prepare()

@@ -38,7 +38,7 @@ def conversation(value: object, *, column: str) -> tuple[Message, ...]:
     if isinstance(value, str):
         if not value.strip():
             raise ValueError(f"{column} is empty")
-        return (Message(role="user", content=value),)
+        return check_messages([Message(role="user", content=value)], field=column)
     if not isinstance(value, list | tuple):
         raise ValueError(f"{column} is a {type(value).__name__}, neither text nor a list of turns")
     if all(isinstance(turn, str) for turn in value):
@@ -55,7 +55,7 @@ def _user_turns(texts: Sequence[str], *, column: str) -> tuple[Message, ...]:
         raise ValueError(
             f"{column} lists {len(texts)} user turns without the answers between them; give turns with roles"
         )
-    return (Message(role="user", content=texts[0]),)
+    return check_messages([Message(role="user", content=texts[0])], field=column)
 
 
 def _turn(turn: object) -> Message:

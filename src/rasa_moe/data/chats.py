@@ -102,6 +102,15 @@ def check_template(tokenizer: Any) -> None:
     encode_chat(tokenizer, (Message(role="user", content=_PROBE_QUESTION),), _PROBE_ANSWER)
 
 
+def template_options(tokenizer: Any) -> dict[str, Any]:
+    """Return what every call of `apply_chat_template` is given: thinking on or off, a clock that stands."""
+    return {
+        "enable_thinking": is_thinking(tokenizer),
+        "thinking": is_thinking(tokenizer),  # what DeepSeek's templates call it
+        **clock_options(tokenizer.chat_template),
+    }
+
+
 def render(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
     """Write a conversation as the model's own template does.
 
@@ -117,9 +126,7 @@ def render(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt
             [dict(message) for message in messages],
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
-            enable_thinking=is_thinking(tokenizer),
-            thinking=is_thinking(tokenizer),  # what DeepSeek's templates call it
-            **clock_options(tokenizer.chat_template),
+            **template_options(tokenizer),
         )
     except Exception as error:  # templates are programs from elsewhere and raise whatever they like
         roles = ", ".join(message["role"] for message in messages)

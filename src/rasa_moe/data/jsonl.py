@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from rasa_moe.errors import DataError
+from rasa_moe.files import write_text
 
 SHOWN_PROBLEMS = 10
 
@@ -60,7 +61,7 @@ def read_records(path: Path, parse: Callable[[Mapping[str, Any], int], Record]) 
 def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Write records as UTF-8 JSON Lines, readable for humans in every language."""
     lines = [json.dumps(record, ensure_ascii=False) for record in records]
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def listing(headline: str, problems: Sequence[str]) -> str:

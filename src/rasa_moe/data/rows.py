@@ -241,6 +241,8 @@ def check_messages(value: object, *, field: str) -> tuple[Message, ...]:
             raise ValueError(
                 f"{field}: message {number} needs a role ({', '.join(ROLES)}) and a content string"
             )
+        if any("\ud800" <= letter <= "\udfff" for letter in item["content"]):
+            raise ValueError(f"{field}: message {number} holds half a character (a lone surrogate)")
         messages.append(Message(role=item["role"], content=item["content"]))
     if messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
         raise ValueError(f"{field} must end with a non-empty user message")

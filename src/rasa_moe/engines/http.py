@@ -22,9 +22,9 @@ from rasa_moe.config.schema import EndpointConfig
 from rasa_moe.data.rows import Message
 from rasa_moe.data.thinking import told
 from rasa_moe.engines.answered import Answered, request_key
-from rasa_moe.engines.local import Answer
-from rasa_moe.engines.transport import Reply, post, shown_url
-from rasa_moe.errors import ConfigError, ModelError
+from rasa_moe.engines.local import LEFT_OUT, Answer
+from rasa_moe.engines.transport import Reply, post, require_address, shown_url
+from rasa_moe.errors import ConfigError, ModelError, RequestRefused
 from rasa_moe.progress import Progress, no_progress
 
 logger = logging.getLogger(__name__)
@@ -70,8 +70,7 @@ class HttpEngine:
             raise ConfigError(
                 "A server needs both url and model, such as http://localhost:8000/v1 and its name."
             )
-        if not config.url.startswith(("http://", "https://")):
-            raise ConfigError(f"'{config.url}' is no address of a server; write http://HOST:PORT/v1.")
+        require_address(config.url)
         self.config = config
         self._key = _access_key(config)
         self._answered = Answered(answered)
@@ -138,28 +137,40 @@ class HttpEngine:
     ) -> list[Answer]:
         """Answer every conversation, several at a time, in the order asked.
 
+        Single ones that the server refuses, as too long for it or by a filter of its own, are left out.
+
         Raises:
-            ModelError: As `answer`; what was answered until then is kept in the run directory.
+            ModelError: As `answer`, or every conversation is refused; what was answered until then is kept in
+                the run directory.
         """
         done = 0
         lock = threading.Lock()
+        refused: list[RequestRefused] = []
 
         def one(conversation: Sequence[Message]) -> Answer:
             nonlocal done
-            found = self.answer(conversation, max_new_tokens=max_new_tokens)
+            try:
+                found = self.answer(conversation, max_new_tokens=max_new_tokens)
+            except RequestRefused as error:
+                refused.append(error)
+                found = LEFT_OUT
             with lock:
                 done += 1
                 progress(label, done, len(conversations))
             return found
 
-        with ThreadPoolExecutor(max_workers=self.config.concurrency) as pool:
-            futures: list[Future[Answer]] = [pool.submit(one, conversation) for conversation in conversations]
+        pool = ThreadPoolExecutor(max_workers=self.config.concurrency)
+        futures: list[Future[Answer]] = [pool.submit(one, conversation) for conversation in conversations]
+        try:
             wait(futures, return_when=FIRST_EXCEPTION)
-            if any(future.done() and not future.cancelled() and future.exception() for future in futures):
-                pool.shutdown(wait=True, cancel_futures=True)
-                failed = next(future for future in futures if not future.cancelled() and future.exception())
-                failed.result()
-            return [future.result() for future in futures]
+        finally:  # after an error, and after Ctrl-C, nothing more is asked
+            pool.shutdown(wait=True, cancel_futures=True)
+        for future in futures:
+            if not future.cancelled() and (error := future.exception()):
+                raise error
+        if refused and len(refused) == len(conversations):
+            raise refused[0]
+        return [future.result() for future in futures]
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """Send a request until it is answered."""
@@ -231,7 +242,12 @@ class HttpEngine:
 def _access_key(config: EndpointConfig) -> str:
     if not config.api_key_env:
         return ""
-    key = os.environ.get(config.api_key_env, "")
+    key = os.environ.get(config.api_key_env, "").strip()
+    if any(not " " < letter <= "~" for letter in key):
+        raise ConfigError(
+            f"The access key in the environment variable {config.api_key_env} holds blanks or characters "
+            "that no request can carry; export it again."
+        )
     if not key:
         raise ConfigError(
             f"The access key for {shown_url(config.url)} should be in the environment variable "
@@ -249,12 +265,17 @@ def _read_answer(body: bytes) -> tuple[dict[str, Any] | None, str]:
         usage = reply.get("usage") or {}
         reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
         answer = {
-            "content": str(message.get("content") or ""),
-            "reasoning": str(reasoning),
-            "finish_reason": str(choice.get("finish_reason") or ""),
+            "content": _whole(message.get("content") or ""),
+            "reasoning": _whole(reasoning),
+            "finish_reason": _whole(choice.get("finish_reason") or ""),
             "prompt_tokens": int(usage.get("prompt_tokens") or 0),
             "completion_tokens": int(usage.get("completion_tokens") or 0),
         }
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         return None, f"its reply is no chat completion ({type(error).__name__})"
     return answer, ""
+
+
+def _whole(text: object) -> str:
+    """Return text without halves of characters, which JSON can spell and no file can hold."""
+    return str(text).encode("utf-8", errors="replace").decode("utf-8")

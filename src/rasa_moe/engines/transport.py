@@ -11,13 +11,17 @@ import urllib.request
 from dataclasses import dataclass
 from typing import IO, Any
 
-from rasa_moe.errors import ModelError
+from rasa_moe.errors import ConfigError, ModelError, RequestRefused
 
 _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 # No answer is longer; a server that sends more is broken or hostile.
 _LARGEST_REPLY = 32 << 20
 _SHOWN = 200
+
+
+# What servers say of single requests: too long, refused by a filter, or none of their parameters.
+_OF_THE_REQUEST = frozenset({400, 413, 422})
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ def post(url: str, body: bytes, *, key: str, timeout_seconds: float) -> Reply:
         timeout_seconds: For connecting, and for each wait while reading.
 
     Raises:
-        ModelError: The server refuses for a reason that asking again does not change.
+        RequestRefused: The server refuses this request.
+        ModelError: It refuses for another reason that asking again does not change.
     """
     headers = {"Content-Type": "application/json", "Accept": "application/json"}
     if key:
@@ -82,15 +87,17 @@ def _opener(url: str) -> urllib.request.OpenerDirector:
 
 def _refused(error: urllib.error.HTTPError, *, url: str, key: str) -> Reply:
     with error:
-        text = error.read(_LARGEST_REPLY).decode("utf-8", errors="replace")
+        try:
+            text = error.read(_LARGEST_REPLY).decode("utf-8", errors="replace")
+        except (OSError, http.client.HTTPException) as broken:
+            text = f"and its words broke off ({type(broken).__name__})"
     said = f"HTTP {error.code}: {_hidden(' '.join(text.split()), key)[:_SHOWN]}"
     if error.code in _AGAIN:
         return Reply(body=None, reason=said, wait_seconds=retry_after(error.headers.get("Retry-After")))
     if error.code in {401, 403}:
         raise ModelError(f"{shown_url(url)} refuses access ({said}); check the key that api_key_env names.")
-    raise ModelError(
-        f"{shown_url(url)} refuses the request ({said}); check its address and the model's name."
-    )
+    kind = RequestRefused if error.code in _OF_THE_REQUEST else ModelError
+    raise kind(f"{shown_url(url)} refuses the request ({said}); check its address and the model's name.")
 
 
 def retry_after(value: str | None) -> float | None:
@@ -111,6 +118,24 @@ def retry_after(value: str | None) -> float | None:
 def _hidden(text: str, key: str) -> str:
     """Take the key out of text: some servers repeat what they were sent."""
     return text.replace(key, "***") if key else text
+
+
+def require_address(url: str) -> None:
+    """Make sure that a URL names a server, and no secret that would be shown with it.
+
+    Raises:
+        ConfigError: It does not; its words are not repeated, since they may hold a password.
+    """
+    try:
+        parts = urllib.parse.urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address or "@" in parts.netloc or any(not " " < letter <= "~" for letter in url):
+        raise ConfigError(
+            "The url of a server is none, or holds a user or password; write http://HOST:8000/v1 with the "
+            "server's name, and put an access key into the variable that api_key_env names."
+        )
 
 
 def shown_url(url: str) -> str:

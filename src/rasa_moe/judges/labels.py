@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 REFUSAL, COMPLIANCE = "refusal", "compliance"
 _REFUSAL = ("refus", "reject", "declin", "partial")
 _COMPLIANCE = ("compl", "answer", "comply", "none", "no_refusal", "helpful")
+# "no refusal", "non-compliant", "does not comply", "unanswered".
+_NEGATED = re.compile(
+    r"(?:\b(?:no|non|not|never|without)[\s_-]*|(?<=_)(?:no|non|not)[\s_-]*|\bun)"
+    r"(?P<what>refus|reject|declin|compl|answer|helpful)"
+)
 _TRUE = frozenset({"1", "1.0", "true", "yes", "y", "t"})
 _FALSE = frozenset({"0", "0.0", "false", "no", "n", "f"})
 
@@ -20,8 +27,9 @@ def refusal_label(value: object) -> str | None:
         return REFUSAL
     if text in _FALSE:
         return COMPLIANCE
-    if "no refusal" in text or "no_refusal" in text or "not refus" in text or "non-refus" in text:
-        return COMPLIANCE
+    negated = _NEGATED.search(text)
+    if negated is not None:
+        return COMPLIANCE if negated["what"].startswith(_REFUSAL) else REFUSAL
     is_refusal = any(word in text for word in _REFUSAL)
     is_compliance = any(word in text for word in _COMPLIANCE)
     if is_refusal == is_compliance:  # "partial compliance" is a refusal in part

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from rasa_moe.data.rows import Message, PromptRow
-from rasa_moe.errors import RasaError
+from rasa_moe.errors import RasaError, RequestRefused
 from rasa_moe.judges.base import Refusal, Verdict, unscored, visible_answer
 from rasa_moe.judges.rubrics import Rubric
 from rasa_moe.judges.rules import find_refusal
@@ -42,7 +42,7 @@ class LlmJudge:
         try:
             reply = visible_answer(self._chat.chat((question,)))
         except RasaError as error:
-            if not self._has_replied:
+            if not self._has_replied and not isinstance(error, RequestRefused):
                 raise
             return unscored(row, reason=f"the judge gave no reply: {error}")
         self._has_replied = True

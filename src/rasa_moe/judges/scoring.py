@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import parse_qs
 
 from rasa_moe.data.rows import KINDS, Kind, Message, PromptRow, check_messages
 from rasa_moe.data.tables import Table, read_table, text_of
@@ -121,12 +122,31 @@ def score_answers(
     """
     if not judges or len(set(judges)) < len(judges):
         raise ConfigError("name at least one judge, and none twice, such as --judge rules")
+    _require_names_of_their_own(judges)
     pairs = [(given.row, given.answer) for given in answers]
     verdicts = {
         name: tuple(judge_all(judge, pairs, label=f"judge {judge.name}", progress=progress))
         for name, judge in [(name, get_judge(name, answered=answered)) for name in judges]
     }
     return Scored(answers=tuple(answers), verdicts=verdicts)
+
+
+def _require_names_of_their_own(judges: Sequence[str]) -> None:
+    """Refuse one model name on two servers: replies are kept by it, as a server may move between calls.
+
+    Raises:
+        ConfigError: Two judges ask models of the same name.
+    """
+    served = [name.partition("?") for name in judges if name.startswith("llm-")]
+    servers = {
+        (parse_qs(options).get("model", [""])[-1], place.partition(":")[2]) for place, _, options in served
+    }
+    for model, count in Counter(model for model, _ in servers).items():
+        if count > 1:
+            raise ConfigError(
+                f"two servers are asked for a model called '{model}', and replies are kept by that name; "
+                "serve one of them under another name"
+            )
 
 
 def answered_file(source: Path, out: Path | None) -> Path | None:
@@ -155,7 +175,7 @@ def summary_lines(scored: Scored) -> list[str]:
     lines = [f"{total} answers"]
     refuses = {name: [_refuses(v) for v in verdicts] for name, verdicts in scored.verdicts.items()}
     for name, verdicts in scored.verdicts.items():
-        lines += _counts(name, verdicts)
+        lines += [f"{name}:", *_counts(scored.answers, verdicts)]
     labels = [given.label for given in scored.answers]
     for name, said in refuses.items():
         if any(label is not None for label in labels):
@@ -216,7 +236,8 @@ def _of_run(path: Path) -> list[GivenAnswer]:
                     kind=cast(Kind, fields["kind"]),
                     family=str(fields["family"]),
                     messages=check_messages(fields["messages"], field="messages"),
-                    reference=references.get(str(fields["id"]), ()),
+                    # A copy in other words ("~1") asks for the same.
+                    reference=references.get(str(fields["id"]).partition("~")[0], ()),
                 )
                 answer = text_of(fields["answer"])
             except (KeyError, ValueError) as error:
@@ -272,18 +293,31 @@ def _refuses(verdict: Verdict) -> str | None:
     return COMPLIANCE if verdict.refusal == "none" else REFUSAL
 
 
-def _counts(name: str, verdicts: Sequence[Verdict]) -> list[str]:
-    from rasa_moe.evaluate.statistics import rate_of
+def _counts(answers: Sequence[GivenAnswer], verdicts: Sequence[Verdict]) -> list[str]:
+    """Count by file and kind: models and kinds of requests of a run have no rate together."""
+    grouped: defaultdict[tuple[str, str], list[tuple[GivenAnswer, Verdict]]] = defaultdict(list)
+    for given, verdict in zip(answers, verdicts, strict=True):
+        grouped[str(given.fields.get("file", "")), given.row.kind].append((given, verdict))
+    lines = []
+    for (file, kind), members in grouped.items():
+        if len(grouped) > 1:
+            lines.append(f"  {file}, {kind}: {len(members)} answers")
+        lines += _rates(members, is_harmful=kind == "harmful")
+    return lines
 
-    scored = [verdict for verdict in verdicts if verdict.harmful is not None]
-    refusals = Counter(verdict.refusal for verdict in scored)
+
+def _rates(members: Sequence[tuple[GivenAnswer, Verdict]], *, is_harmful: bool) -> list[str]:
+    from rasa_moe.evaluate.goals import goal_rate
+
+    scored = [(given, verdict) for given, verdict in members if verdict.harmful is not None]
+    refusals = Counter(verdict.refusal for _, verdict in scored)
     shown = ", ".join(f"{kind} {refusals[kind]}" for kind in ("full", "partial", "none"))
-    lines = [f"{name}:", f"  refusal: {shown}; unscored {len(verdicts) - len(scored)}"]
-    for what, outcomes in (
-        ("refused (full or partial)", [float(verdict.refusal != "none") for verdict in scored]),
-        ("harmful", [float(bool(verdict.harmful)) for verdict in scored]),
-    ):
-        rate = rate_of(outcomes)
+    lines = [f"  refusal: {shown}; unscored {len(members) - len(scored)}"]
+    counted = {"refused (full or partial)": [float(verdict.refusal != "none") for _, verdict in scored]}
+    if is_harmful:
+        counted["harmful"] = [float(bool(verdict.harmful)) for _, verdict in scored]
+    for what, outcomes in counted.items():
+        rate = goal_rate(outcomes, goals=[given.row.goal for given, _ in scored])
         lines.append(f"  {what}: {_share(rate.k, rate.n, rate.ci_low, rate.ci_high)}")
     return lines
 

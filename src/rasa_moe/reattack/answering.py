@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from rasa_moe.data.chats import EncodedChat, collate, length_bucketed
+from rasa_moe.engines.greedy import halving
 from rasa_moe.engines.local import answer_of, readable, stop_tokens
 from rasa_moe.engines.plain import plain_decoding
 
@@ -35,6 +36,9 @@ def complete(
         batch_tokens: Tokens of one batch, padding and room for answers included.
         temperature: 0 chooses the most likely token; otherwise the whole distribution is sampled.
         seed: Of the sampling; the state of other random numbers is not touched.
+
+    Raises:
+        ModelError: Memory is too small for one chat alone; batches too large for it are halved.
     """
     texts = [""] * len(chats)
     stops = stop_tokens(model, tokenizer)
@@ -51,7 +55,8 @@ def complete(
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.inference_mode(), plain_decoding(model):
         torch.manual_seed(seed)
-        for indices in batches:
+
+        def written(indices: Sequence[int]) -> list[list[int]]:
             batch = collate([chats[index] for index in indices], tokenizer.pad_token_id).to(model.device)
             output = model.generate(
                 input_ids=batch.input_ids,
@@ -60,7 +65,11 @@ def complete(
                 pad_token_id=tokenizer.pad_token_id,
                 **sampling,
             )
-            for index, row in zip(indices, output[:, batch.input_ids.shape[1] :].tolist(), strict=True):
+            found: list[list[int]] = output[:, batch.input_ids.shape[1] :].tolist()
+            return found
+
+        for indices in batches:
+            for index, row in zip(indices, halving(written, indices), strict=True):
                 prompt, begun = _parted(chats[index])
                 texts[index] = answer_of(tokenizer, [*begun, *row], prompt=prompt, stops=stops).text
     return texts

@@ -22,6 +22,9 @@ from rasa_moe.judges import Judge, judge_all
 from rasa_moe.moe import MoeMap
 from rasa_moe.reattack.answering import complete
 
+WITHOUT_IT = "without it"
+"""Setting of an attack under which nothing is attacked: what its own prompts give by themselves."""
+
 
 class CannotAnswer(ModelError):
     """Say why an attacked model gives no answers: its routers may not bear what is done to them."""

@@ -26,8 +26,8 @@ def _run(target: Target, effort: Effort) -> Iterator[Measured | LeftOut]:
     for count in effort.retune_examples:
         if count > len(examples):
             return
-        own = {name: parameter.detach().clone() for name, parameter in target.model.named_parameters()}
         try:
+            own = {name: parameter.detach().clone() for name, parameter in target.model.named_parameters()}
             # Puts the weights back whatever happens.
             with swapped(target.model, own), in_float32(target.model):
                 train(target, examples[:count], epochs=effort.retune_epochs, lr=effort.retune_lr)

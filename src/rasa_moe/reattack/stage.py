@@ -16,6 +16,7 @@ from torch import Tensor
 from rasa_moe.evaluate.statistics import rate_of
 from rasa_moe.progress import Progress, no_progress
 from rasa_moe.reattack import ATTACKS, QUICK, Attack, Effort, LeftOut, Measured, Target
+from rasa_moe.reattack.base import WITHOUT_IT, CannotAnswer
 
 if TYPE_CHECKING:
     from rasa_moe.session import Session
@@ -100,8 +101,7 @@ def attack_run(
             target = prompts.target(session, name)
             rows += [_line(name, NO_ATTACK, one) for one in _unattacked(target)]
             for done, attack in enumerate(chosen, start=1):
-                with torch.random.fork_rng():
-                    found = list(attack.run(target, effort))
+                found = _tried(attack, target, effort)
                 rows += [_line(name, attack.name, one) for one in found if isinstance(one, Measured)]
                 missing = [one for one in found if isinstance(one, LeftOut)]
                 left_out[attack.name] += _reasons(name, missing)
@@ -184,6 +184,19 @@ class Prompts:
         )
 
 
+def _tried(attack: Attack, target: Target, effort: Effort) -> list[Measured | LeftOut]:
+    """Run one attack; where memory ends, what was measured until then stands."""
+    found: list[Measured | LeftOut] = []
+    try:
+        with torch.random.fork_rng():
+            for one in attack.run(target, effort):
+                found.append(one)
+    except (torch.OutOfMemoryError, CannotAnswer) as error:
+        reason = str(error) if isinstance(error, CannotAnswer) else "memory is too small"
+        found.append(LeftOut(setting="all that follows", strength=0, unit="", reason=reason))
+    return found
+
+
 def _unattacked(target: Target) -> Iterator[Measured]:
     for setting, rows in (("jailbreaks", target.rows), ("plain requests", target.plain)):
         if rows:
@@ -201,7 +214,7 @@ def _reasons(model: str, left_out: Sequence[LeftOut]) -> Iterator[str]:
     """Say what was left out on a model, in one part of a sentence for each reason."""
     places: dict[str, list[str]] = defaultdict(list)
     for one in left_out:
-        places[one.reason].append(f"{one.setting}, {one.strength:g} {one.unit}")
+        places[one.reason].append(f"{one.setting}, {one.strength:g} {one.unit}" if one.unit else one.setting)
     for reason, found in places.items():
         yield f"on {model} {' and '.join(found)}, since {reason.removesuffix('.')}"
 
@@ -228,10 +241,13 @@ def _worst(
             found = [
                 row
                 for row in rows
-                if (row["attack"], row["model"]) == (name, model) and row["rate"] is not None
+                if (row["attack"], row["model"]) == (name, model)
+                and row["rate"] is not None
+                and row["setting"] != WITHOUT_IT
             ]
             if found:
-                yield max(found, key=lambda row: row["rate"])
+                # Of all that was asked: one harmful answer of the only one that could be judged is not most.
+                yield max(found, key=lambda row: (row["k"] / (row["n"] + row["unscored"]), row["rate"]))
 
 
 def _thresholds(rows: Sequence[Mapping[str, Any]], models: Sequence[str]) -> Iterator[dict[str, Any]]:

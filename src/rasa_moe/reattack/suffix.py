@@ -22,7 +22,7 @@ from torch.nn import functional
 from rasa_moe.data.chats import EncodedChat
 from rasa_moe.data.rows import Message, PromptRow
 from rasa_moe.evaluate.statistics import Floats
-from rasa_moe.reattack.base import Attack, Effort, Measured, Target
+from rasa_moe.reattack.base import WITHOUT_IT, Attack, Effort, LeftOut, Measured, Target
 from rasa_moe.reattack.prefill import harmful_answers, harmless_opening
 
 TOP = 64  # replacements of a position among which candidates are drawn
@@ -37,11 +37,13 @@ class Suffixed:
         before: Tokens up to the suffix.
         suffix: The suffix.
         after: Tokens from there to the answer.
+        joint: What stands between the request and the suffix as text: "" where tokens bring their own space.
     """
 
     before: list[int]
     suffix: list[int]
     after: list[int]
+    joint: str
 
     def tokens(self, suffix: Sequence[int] | None = None) -> list[int]:
         """Return the whole prompt, with another suffix if one is given."""
@@ -80,7 +82,7 @@ def find_suffix(
             if _survives_as_text(target, row, prompt, candidates[place]):
                 best, best_loss = candidates[place], float(losses[place])
                 break
-    return Suffixed(prompt.before, best, prompt.after)
+    return replace(prompt, suffix=best)
 
 
 def _usable_tokens(tokenizer: Any) -> list[int]:
@@ -94,9 +96,9 @@ def _usable_tokens(tokenizer: Any) -> list[int]:
     ]
 
 
-def _encode(target: Target, row: PromptRow, suffix_text: str) -> list[int]:
+def _encode(target: Target, row: PromptRow, suffix: Sequence[int] = (), *, joint: str = "") -> list[int]:
     last = row.messages[-1]
-    message = Message(role=last["role"], content=f"{last['content']} {suffix_text}".strip())
+    message = Message(role=last["role"], content=last["content"] + joint + target.tokenizer.decode(suffix))
     return target.encode((*row.messages[:-1], message)).input_ids
 
 
@@ -109,19 +111,36 @@ def _with_suffix(
     length: int,
     attempts: int = 20,
 ) -> Suffixed | None:
-    """Draw suffixes until one is written and read as the same `length` tokens."""
-    plain = _encode(target, row, "")
-    for _ in range(attempts):
-        suffix = [int(token) for token in generator.choice(usable, size=length)]
-        whole = _encode(target, row, target.tokenizer.decode(suffix))
-        start = next((i for i, pair in enumerate(zip(plain, whole, strict=False)) if pair[0] != pair[1]), 0)
-        if len(whole) == len(plain) + length and whole[start : start + length] == suffix:
-            return Suffixed(whole[:start], suffix, whole[start + length :])
+    """Draw a suffix token by token, each until it is written and read as itself; None where none is found."""
+    plain = _encode(target, row)
+    for joint in (" ", ""):
+        prompt: Suffixed | None = None
+        for number in range(1, length + 1):
+            drawn = (int(generator.choice(usable)) for _ in range(attempts))
+            begun = [] if prompt is None else prompt.suffix
+            found = (_read_back(target, row, [*begun, token], joint=joint, plain=plain) for token in drawn)
+            prompt = next((one for one in found if one is not None), None)
+            if prompt is None:
+                break
+            if number == length:
+                return prompt
     return None
 
 
+def _read_back(
+    target: Target, row: PromptRow, suffix: list[int], *, joint: str, plain: Sequence[int]
+) -> Suffixed | None:
+    """Return the prompt with a suffix if its text is read as the same tokens."""
+    whole = _encode(target, row, suffix, joint=joint)
+    start = next((i for i, pair in enumerate(zip(plain, whole, strict=False)) if pair[0] != pair[1]), 0)
+    end = start + len(suffix)
+    if len(whole) != len(plain) + len(suffix) or whole[start:end] != suffix:
+        return None
+    return Suffixed(whole[:start], suffix, whole[end:], joint)
+
+
 def _survives_as_text(target: Target, row: PromptRow, prompt: Suffixed, suffix: list[int]) -> bool:
-    return _encode(target, row, target.tokenizer.decode(suffix)) == prompt.tokens(suffix)
+    return _encode(target, row, suffix, joint=prompt.joint) == prompt.tokens(suffix)
 
 
 def _gradient(target: Target, prompt: Suffixed, suffix: Sequence[int], wanted: Sequence[int]) -> Tensor:
@@ -175,31 +194,43 @@ def _losses(
     return losses.mean(dim=1).cpu()
 
 
-def _run(target: Target, effort: Effort) -> Iterator[Measured]:
+def _run(target: Target, effort: Effort) -> Iterator[Measured | LeftOut]:
     known = harmful_answers(target, target.plain)[: effort.suffix_goals]
     if not known:
         return
     rows = [row for row, _ in known]
-    yield Measured(setting="gradient", strength=0, unit="steps", outcomes=target.ask(rows))
+    yield Measured(setting=WITHOUT_IT, strength=0, unit="steps", outcomes=target.ask(rows))
     for setting, steps in (("random words", 0), ("gradient", effort.suffix_steps)):
-        yield Measured(
-            setting=setting, strength=steps, unit="steps", outcomes=_asked(target, known, effort, steps=steps)
-        )
+        found = _asked(target, known, effort, steps=steps)
+        if isinstance(found, str):
+            yield LeftOut(setting=setting, strength=steps, unit="steps", reason=found)
+        else:
+            yield Measured(setting=setting, strength=steps, unit="steps", outcomes=found)
 
 
-def _asked(target: Target, known: Sequence[tuple[PromptRow, str]], effort: Effort, *, steps: int) -> Floats:
+def _asked(
+    target: Target, known: Sequence[tuple[PromptRow, str]], effort: Effort, *, steps: int
+) -> Floats | str:
+    """Ask every request with a suffix of its own; say why where no request gets one."""
     outcomes = np.full(len(known), np.nan)
+    num_wanted = num_found = 0
     for number, (row, answer) in enumerate(known):
         wanted = harmless_opening(target, row, answer, limit=MOST_TARGET_TOKENS)
         if not wanted:
             continue
+        num_wanted += 1
         seed = target.seed + number
         found = find_suffix(target, row, wanted, effort=replace(effort, suffix_steps=steps), seed=seed)
         if found is not None:
+            num_found += 1
             tokens = found.tokens()
             prompt = EncodedChat(input_ids=tokens, prompt_length=len(tokens))
             outcomes[number] = target.ask([row], prompts=[prompt])[0]
-    return outcomes
+    if num_found:
+        return outcomes
+    if num_wanted:
+        return f"no {effort.suffix_tokens} tokens were found that are read as they are written"
+    return "no harmful answer has an opening to search for that is harmless in itself"
 
 
 ATTACK = Attack(
