@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from rasa_moe import stages
 from rasa_moe.environment import describe_environment
 from rasa_moe.errors import RunError, TrainingError
 from rasa_moe.files import disk_full, is_disk_full, sha256_json
+from rasa_moe.rundir import RunDirectory
 from rasa_moe.session import Session
 from rasa_moe.stages import Work
 
@@ -160,6 +161,8 @@ def run_stages(
     chosen = [stage for stage in STAGES if only in (None, stage.name)]
     assert chosen, f"no stage is called {only}"
     directory, world = session.directory, current()
+    if only is not None:
+        world.once(lambda: require_current(directory, (*chosen[0].inputs, *chosen[0].optional)))
     is_alike = session.config.distributed.sharding == "tp"
     with (
         directory.locked() if world.is_first else nullcontext(),
@@ -167,6 +170,8 @@ def run_stages(
     ):
         if any("rows" in stage.sources for stage in chosen):
             session.check()
+        if any(stage.name == "align" for stage in chosen) and "align" not in directory.marks():
+            session.check_repair()
         environment = describe_environment(threads=session.prepare(), processes=world.size)
         world.once(lambda: directory.record_environment(environment))
         for stage in chosen:
@@ -228,6 +233,29 @@ def _require_inputs(session: Session, stage: Stage) -> None:
         f"run first: rasa-moe {maker} {session.path}" if maker else f"run: rasa-moe run --out {session.path}"
     )
     raise RunError(f"The stage '{stage.name}' needs {missing}, which is not in {session.path}; {remedy}")
+
+
+def require_current(directory: RunDirectory, names: Sequence[str]) -> None:
+    """Refuse files of a run whose makers have read something that is another now.
+
+    A stage done alone would go on from them as if they belonged together.
+
+    Raises:
+        RunError: One does; the sentence says which stage to do again.
+    """
+    marks = directory.marks()
+    for maker in STAGES:
+        made = [name for name in maker.outputs if name in names]
+        if not made or maker.name not in marks:
+            continue
+        then, now = marks[maker.name].inputs, directory.input_hashes((*maker.inputs, *maker.optional))
+        others = {"configuration", *maker.sources}
+        changed = [name for name in {**then, **now} if name not in others and then.get(name) != now.get(name)]
+        if changed:
+            raise RunError(
+                f"{made[0]} in {directory.path} was made before {changed[0]} changed, so they do not belong "
+                f"together; run first: rasa-moe {maker.name} {directory.path}"
+            )
 
 
 def _require_outputs(stage: Stage, out: Path) -> None:

@@ -160,12 +160,20 @@ class Session:
                 f"distributed.sharding: {self.config.distributed.sharding} trains no rivals and chooses the "
                 "devices itself; set compare: [] and device: auto, or distributed.sharding: none."
             )
-        if self.config.distributed.sharding == "tp" and self.config.align.attention_rank is not None:
+        _ = self.judge, self.source
+
+    def check_repair(self) -> None:
+        """Find what repair cannot do, before the stages that come before it take their time.
+
+        Raises:
+            ConfigError: Attention is to learn, and tensor parallelism cuts it.
+        """
+        is_cut = self.shards > 1 and self.config.distributed.sharding == "tp"
+        if is_cut and self.config.align.attention_rank is not None:
             raise ConfigError(
                 "distributed.sharding: tp cuts the projections of attention, which then cannot learn; set "
                 "align.attention_rank: null, or another sharding."
             )
-        _ = self.judge, self.source
 
     @property
     def shards(self) -> int:

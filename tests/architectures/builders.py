@@ -164,7 +164,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-def config_of(model_type: str) -> Any:
+def config_of(model_type: str, **changes: Any) -> Any:
     """Return the config of a tiny model; only fields that the family's config class has are set."""
     config_class = CONFIG_MAPPING[model_type]
     fields = {field.name for field in dataclasses.fields(config_class)}
@@ -175,12 +175,12 @@ def config_of(model_type: str) -> Any:
     }
     if "qk_nope_head_dim" in fields:  # latent attention has one key for every query head
         settings["num_key_value_heads"] = settings["num_attention_heads"]
-    return config_class(**{**settings, **FAMILIES.get(model_type, {})})
+    return config_class(**{**settings, **FAMILIES.get(model_type, {}), **changes})
 
 
-def build(model_type: str) -> PreTrainedModel:
-    """Return a tiny model with lively random weights, fp32, in eval mode."""
-    config = config_of(model_type)
+def build(model_type: str, **changes: Any) -> PreTrainedModel:
+    """Return a tiny model with lively random weights, fp32, in eval mode; `changes` go to its config."""
+    config = config_of(model_type, **changes)
     model_class = getattr(transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type])
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in model_class(config).parameters())

@@ -18,3 +18,6 @@ DISK_FUSED: frozenset[str] = frozenset(
         "minimax_m3_vl_text",
     }
 )
+
+# Their decoder layers hand on more than the hidden states, so that none of them can be skipped.
+HANDS_ON_MORE: frozenset[str] = frozenset({"glm_moe_dsa", "hy_v4"})

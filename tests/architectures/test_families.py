@@ -12,8 +12,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from architectures.builders import FAMILIES, build, build_meta
-from architectures.exceptions import DISK_FUSED
+from architectures.exceptions import DISK_FUSED, HANDS_ON_MORE
 from models import bits, padded_batch
+from rasa_moe.align import align
+from rasa_moe.config import AlignConfig
 from rasa_moe.errors import ModelError
 from rasa_moe.moe import (
     ExpertId,
@@ -21,18 +23,23 @@ from rasa_moe.moe import (
     LowRankAttention,
     MoeMap,
     attention_projections,
+    can_be_entered,
     count_activations,
     discover,
+    entered_with,
     export_checkpoint,
+    kept_entry,
     record,
     replay,
     router_tensor_names,
+    shifted,
     silence,
     trainable_routers,
     watch_routers,
 )
 from rasa_moe.moe.families import NO_LIVE_REPLAY, NO_SILENCE, ROUTER_WEIGHS_MORE, SCORING, promised_groups
 from rasa_moe.moe.slices import freeze, unfreeze
+from unit.tiny import tiny_pairs, tiny_retain, tiny_tokenizer
 
 BATCH = padded_batch(num_sequences=2, num_positions=7)
 every_family = pytest.mark.parametrize("model_type", sorted(FAMILIES))
@@ -315,3 +322,51 @@ def test_export_keeps_the_layout_and_changes_only_what_was_trained(model_type: s
         assert all(any(layer in name and number in name for layer, number in numbers) for name in differing)
     config = json.loads((tmp_path / "tuned" / "config.json").read_text())
     assert config["model_type"] == model.config.model_type
+
+
+@every_family
+def test_hidden_states_are_shifted_and_calls_begin_late_only_where_that_changes_nothing(
+    model_type: str,
+) -> None:
+    model = build(model_type)
+    moe = discover(model)
+    plain = logits_of(model)
+    with torch.no_grad(), kept_entry(moe, model) as entries:
+        logits_of(model)
+    width = entries[0].shape[2:].numel()
+    positions = torch.zeros_like(BATCH["attention_mask"], dtype=torch.bool)
+    positions[0, -1] = True
+    shift = shifted(moe, model, positions, torch.ones(1, width))
+    with shift:
+        moved = logits_of(model)
+    assert not torch.equal(moved, plain)
+    assert can_be_entered(moe, model) == (model_type not in HANDS_ON_MORE)
+    if model_type not in HANDS_ON_MORE:
+        with entered_with(moe, model, entries[0]):
+            assert torch.equal(logits_of(model), plain)
+        with entered_with(moe, model, entries[0]), shifted(moe, model, positions, torch.ones(1, width)):
+            assert torch.equal(logits_of(model), moved)
+
+
+def test_layers_that_read_the_states_of_blocks_are_not_skipped() -> None:
+    """Seen only where there are more layers than one block has."""
+    model = build("inkling2_text", num_hidden_layers=6, n_layers_per_attn_res_block=2)
+    assert not can_be_entered(discover(model), model)
+
+
+@pytest.mark.parametrize("model_type", sorted(HANDS_ON_MORE))
+def test_models_whose_layers_hand_on_more_are_repaired(model_type: str) -> None:
+    model = build(model_type)
+    before = bits(model)
+    moe = discover(model)
+    aligned = align(
+        model,
+        tiny_tokenizer(),
+        moe,
+        pairs=tiny_pairs(4),
+        retain=tiny_retain(2),
+        experts=two_experts(moe),
+        config=AlignConfig(rounds=1, router_epochs=0, batch_size=4, retain_per_pair=1),
+    )
+    assert aligned.log and aligned.patch.after
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

@@ -14,7 +14,7 @@ import pytest
 
 from rasa_moe.config import Config, load_config
 from rasa_moe.errors import RunError, TrainingError
-from rasa_moe.run import STAGES, StageEvent, run_stages
+from rasa_moe.run import STAGES, StageEvent, require_current, run_stages
 from rasa_moe.rundir import RunDirectory
 from rasa_moe.session import Session
 
@@ -63,6 +63,21 @@ def test_a_failed_stage_is_done_again_and_the_rest_kept(
     whole = RunDirectory.start(tmp_path / "whole", Config())
     _run(whole)
     assert directory.hashes() == whole.hashes()
+
+
+def test_files_that_do_not_belong_together_are_refused_to_what_is_done_alone(
+    method, directory: RunDirectory
+) -> None:
+    _run(directory)
+    require_current(directory, ("evaluation.json",))
+    (directory.path / "pairs.jsonl").write_text("other pairs")
+    _run(directory, only="align")
+    with pytest.raises(
+        RunError, match=r"evaluation.json .* before patch/rows.txt changed.*rasa-moe evaluate"
+    ):
+        require_current(directory, ("evaluation.json",))
+    _run(directory, only="evaluate")
+    require_current(directory, ("evaluation.json",))
 
 
 def test_a_changed_file_makes_its_readers_run_again(method, directory: RunDirectory) -> None:

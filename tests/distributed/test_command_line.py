@@ -130,10 +130,15 @@ def test_experts_that_processes_cannot_share_are_refused() -> None:
         load_model("testbed/olmoe", shards=3, parallel="ep")
 
 
-def test_attention_that_tensor_parallelism_cuts_is_refused_first(tmp_path: Path) -> None:
-    settings = load_config(None, [*SETTINGS, "distributed.sharding=tp", "align.attention_rank=8"])
+def test_attention_that_tensor_parallelism_cuts_is_refused_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = load_config(None, [*SETTINGS, "distributed.sharding=tp", "align.attention_rank=8", "compare="])
+    session = Session(RunDirectory.start(tmp_path / "run", settings))
+    session.check_repair()  # one process cuts nothing
+    monkeypatch.setattr("rasa_moe.distributed.current", lambda: World(rank=0, size=2))
     with pytest.raises(ConfigError, match=r"tp cuts the projections .* align\.attention_rank: null"):
-        Session(RunDirectory.start(tmp_path / "run", settings)).check()
+        session.check_repair()
 
 
 def test_rivals_in_shares_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

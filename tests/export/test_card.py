@@ -101,11 +101,12 @@ def test_the_type_of_the_checkpoint_is_told(run_dir: Path, dtype: str, sentence:
     assert sentence in model_card(run_dir)
 
 
-def test_what_attention_learned_is_said_in_card_and_report(run_dir: Path) -> None:
-    said = "Beside them, every projection of attention learned a change of rank 4."
-    config = yaml.safe_load((run_dir / "config.yaml").read_text())
-    for rank in (4, None):
-        config["align"] = {**config.get("align", {}), "attention_rank": rank}
-        (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
+def test_what_attention_learned_is_said_in_card_and_report_by_the_patch(run_dir: Path) -> None:
+    (run_dir / "patch").mkdir(exist_ok=True)
+    manifest = run_dir / "patch" / "manifest.json"
+    content = json.loads(manifest.read_text()) if manifest.exists() else {}
+    for names in (["q.weight", "k.weight"], []):
+        manifest.write_text(json.dumps({**content, "attention": names}))
         page = write_report(run_dir).read_text(encoding="utf-8")
-        assert (said in model_card(run_dir)) == (said in page) == (rank is not None)
+        said = "Beside them, 2 projections of attention learned changes of low rank."
+        assert (said in model_card(run_dir)) == (said in page) == bool(names)

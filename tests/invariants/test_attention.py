@@ -10,6 +10,8 @@ from transformers import PreTrainedModel
 from models import FAMILIES, bits, loss_of
 from rasa_moe.errors import ModelError
 from rasa_moe.moe import (
+    ExpertId,
+    ExpertSlices,
     LowRankAttention,
     MoeMap,
     attention_projections,
@@ -18,6 +20,7 @@ from rasa_moe.moe import (
     put_back,
     snapshot,
 )
+from rasa_moe.moe.layers import expert_tensor_names
 
 RANK = 3
 
@@ -115,3 +118,36 @@ def test_projections_lie_in_attention_alone(family: str) -> None:
     assert all(isinstance(module, nn.Linear) for module in found.values())
     assert not any("experts" in name or "mlp" in name or "gate." in name for name in found)
     assert list(found) == [name.removesuffix(".weight") for name in attention_weights(moe)]
+
+
+def test_how_far_it_moved_is_measured_on_the_weights_and_not_on_thin_matrices(moe: MoeMap) -> None:
+    """The one that begins at 0 would make any change look large."""
+    attention = LowRankAttention(moe, rank=RANK, seed=3)
+    begun = attention.state_dict()
+    assert attention.change_since(begun) == 0.0
+    with torch.no_grad():
+        for thin in attention.parameters():
+            thin.add_(0.01 * torch.randn(thin.shape, generator=torch.Generator().manual_seed(1)))
+    projections = attention_projections(moe).values()
+    before = [projection.weight.detach().double().clone() for projection in projections]
+    attention.merge()
+    after = [projection.weight.detach().double() for projection in projections]
+    change = sum(float((now - then).square().sum()) for then, now in zip(before, after, strict=True))
+    size = sum(float(then.square().sum()) for then in before)
+    assert attention.change_since(begun) == pytest.approx((change / size) ** 0.5, rel=1e-5)
+
+
+def test_low_rank_changes_of_experts_are_measured_on_their_rows_as_well(moe: MoeMap) -> None:
+    slices = ExpertSlices(moe, [ExpertId(moe.layers[-1].index, 1)], rank=8)
+    begun = slices.state_dict()
+    experts = moe.layers[-1].experts
+    names = expert_tensor_names(experts)
+    before = [experts.get_parameter(name)[1].double().clone() for name in names]
+    with torch.no_grad():
+        for rows in slices.parameters():
+            rows.add_(0.01)
+    slices.merge()
+    after = [experts.get_parameter(name)[1].double() for name in names]
+    change = sum(float((now - then).square().sum()) for then, now in zip(before, after, strict=True))
+    size = sum(float(then.square().sum()) for then in before)
+    assert slices.change_since(begun) == pytest.approx((change / size) ** 0.5, rel=1e-4)

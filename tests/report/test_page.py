@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from rasa_moe.beside import write_beside
 from rasa_moe.report import write_report
 from report.fake_run import FakeRun, write_fake_run
 from report.reading import Page
@@ -200,3 +201,15 @@ def _env() -> dict[str, str]:
     import rasa_moe
 
     return {**os.environ, "PYTHONPATH": str(Path(rasa_moe.__file__).parents[1])}
+
+
+def test_results_of_an_earlier_repair_are_left_out(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path / "run")
+    content = {"judges": ["a", "b"], "answers": 1, "agreement": []}
+    write_beside(run, "judges.json", content)
+    assert "scored again by a, b" in write_report(run).read_text()
+    evaluation = run / "evaluation.json"
+    evaluation.write_text(evaluation.read_text() + "\n")
+    page = write_report(run).read_text()
+    assert "scored again by" not in page
+    assert f"judges.json was measured on an earlier state of this run; run: rasa-moe judge {run}" in page

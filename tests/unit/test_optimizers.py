@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -71,3 +72,25 @@ def test_each_group_learns_at_its_share_of_the_rate(on_cpu: bool) -> None:
         # Equal gradients make AdamW's steps as long as the rate.
         torch.testing.assert_close(before[0] - fast, torch.full((3,), 4 * rate))
         torch.testing.assert_close(before[1] - slow, torch.full((3,), rate))
+
+
+def test_moments_of_a_resumed_training_never_go_to_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch moves what it loads to where the parameters are, all of it at once."""
+    (parameter,) = parameters = [nn.Parameter(torch.ones(3))]
+    optimizer = adamw([(parameters, 1.0)], lr=1e-2, config=AlignConfig(optimizer_on_cpu=True))
+    parameter.grad = torch.ones(3)
+    optimizer.step()
+    state = copy.deepcopy(optimizer.state_dict())
+    given: list[set[str]] = []
+    load = torch.optim.AdamW.load_state_dict
+
+    def noted(self: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
+        given.extend(set(fields) for fields in state_dict["state"].values())
+        load(self, state_dict)
+
+    monkeypatch.setattr(torch.optim.AdamW, "load_state_dict", noted)
+    optimizer.load_state_dict(state)
+    assert given == [{"step"}]
+    assert all(
+        torch.equal(optimizer.state[parameter][name], state["state"][0][name]) for name in state["state"][0]
+    )

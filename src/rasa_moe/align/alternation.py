@@ -11,11 +11,11 @@ from typing import Any
 from rasa_moe.align.batches import TrainingBatch, epoch_order
 from rasa_moe.align.checkpoint import Checkpoint
 from rasa_moe.align.consistency import RoutingConsistency
-from rasa_moe.align.loop import TrainingLog, relative_change, run_epoch
+from rasa_moe.align.loop import TrainingLog, run_epoch
 from rasa_moe.align.optimizers import adamw
 from rasa_moe.align.repair import ExpertRepair
 from rasa_moe.align.shifts import ContextShifts
-from rasa_moe.align.trainable import Trainable
+from rasa_moe.align.trainable import Repaired
 from rasa_moe.config import AlignConfig, learning_rate
 from rasa_moe.config.rates import ATTENTION, EXPERTS_FIRST, LOW_RANK
 from rasa_moe.moe import (
@@ -101,7 +101,7 @@ class Alternation:
         self.log = TrainingLog(METHOD)
         kinds = {phase.kind for phase in phases}
         # Kind of phase -> what learns in it.
-        self._trained: dict[str, dict[str, Trainable]] = {}
+        self._trained: dict[str, dict[str, Repaired]] = {}
         if "repair" in kinds:
             self._repair = ExpertRepair(model, moe, batches, config=config, shifts=shifts, routing=routing)
             self._trained["repair"] = {
@@ -173,7 +173,7 @@ class Alternation:
             )
         for owner in owners.values():
             owner.merge()
-        change = {what: relative_change(before[what], owner.state_dict()) for what, owner in owners.items()}
+        change = {what: owner.change_since(before[what]) for what, owner in owners.items()}
         self.log.moved(phase=phase.kind, round_number=phase.round_number, relative_change=change)
         limit = self._config.early_stop_loss
         if phase.kind == "repair" and limit is not None and mean_loss < limit:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +44,24 @@ class Checkpoint:
 
     def save(self, *, phases_done: int, log: list[dict[str, Any]]) -> None:
         """Write everything in one atomic file; of several processes the first writes."""
+        is_first = current().is_first
         tensors: dict[str, Tensor] = {}
-        for name, owner in self._trained.items():
-            tensors |= {f"{name}|{key}": value.cpu() for key, value in owner.state_dict().items()}
-        for name, optimizer in self._optimizers.items():
-            for number, state in optimizer.state_dict()["state"].items():
-                tensors |= {
-                    f"{name}-optimizer|{number}|{key}": whole(torch.as_tensor(value)).cpu()
-                    for key, value in state.items()
-                }
-        if not current().is_first:
+        for key, value in self._whole_tensors():
+            if is_first:  # the others only take part in making tensors whole, one at a time
+                tensors[key] = value.cpu().contiguous()
+        if not is_first:
             return
         metadata = {"identity": self._identity, "phases_done": str(phases_done), "log": json.dumps(log)}
-        write_bytes(self._path, save({key: value.contiguous() for key, value in tensors.items()}, metadata))
+        write_bytes(self._path, save(tensors, metadata))
+
+    def _whole_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for name, owner in self._trained.items():
+            for key, value in owner.state_dict().items():
+                yield f"{name}|{key}", value
+        for name, optimizer in self._optimizers.items():
+            for number, state in optimizer.state_dict()["state"].items():
+                for key, value in state.items():
+                    yield f"{name}-optimizer|{number}|{key}", whole(torch.as_tensor(value))
 
     def load(self) -> tuple[int, list[dict[str, Any]]]:
         """Restore the saved state, if there is one, and return (phases done, log).

@@ -139,12 +139,3 @@ def _backward(summands: Iterator[Summand]) -> dict[str, float]:
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
     return {name: float(value) for name, value in sums.items()}
-
-
-def relative_change(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:
-    """Return ||after - before|| / ||before|| over all tensors together."""
-    change = sum(
-        float((after[name].double() - tensor.double()).square().sum()) for name, tensor in before.items()
-    )
-    size = sum(float(tensor.double().square().sum()) for tensor in before.values())
-    return math.sqrt(change / size) if size else 0.0

@@ -14,8 +14,8 @@ Deviation: where routing was made consistent before, refusals are learned under 
     is under the latter, and the repair is undone where the base's routers are put back.
 Deviation: with `align.expert_rank` a change of that rank is trained in each matrix of a critical expert, not
     the matrix itself; null, the default, is the paper's form.
-Deviation: with `align.attention_rank` a change of that rank is learned in every projection of attention
-    beside the experts, by the same loss; null, the default, is the paper's form.
+Deviation: a change of rank `align.attention_rank` is learned in every projection of attention beside the
+    experts, by the same loss; null is the paper's form.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ from rasa_moe.distributed import current
 from rasa_moe.moe import (
     MoeMap,
     call_for_routing,
+    can_be_entered,
     entered_with,
     kept_entry,
     shifted,
@@ -61,6 +62,7 @@ class ContextShifts:
     def __init__(self, model: Any, moe: MoeMap, directions: Tensor, *, length: float, seed: int) -> None:
         self._model, self._moe = model, moe
         self._directions, self._length = directions, length
+        self._begins_late = can_be_entered(moe, model)
         self._seed, self._epoch = seed, 0
 
     def begin_epoch(self, epoch: int) -> None:
@@ -73,7 +75,8 @@ class ContextShifts:
     ) -> Iterator[None]:
         """Shift the last prompt tokens of a pass where they lead to a refusal of the half that is drawn.
 
-        What comes before the last MoE layer is computed once, in the search, and taken over by the pass.
+        What comes before the last MoE layer is computed once, in the search, and taken over by the pass; in
+        models whose layers hand on more than hidden states it is computed twice.
 
         Args:
             batch: Says which rows are refused.
@@ -91,7 +94,8 @@ class ContextShifts:
         with kept_entry(self._moe, self._model) as entries, self._shifted(micro, strengths):
             (ascent,) = torch.autograd.grad(loss(), strengths)
         hardest = self._length * functional.normalize(ascent, dim=1) * is_shifted[:, None]
-        with entered_with(self._moe, self._model, entries[0]), self._shifted(micro, hardest):
+        taken_over = entered_with(self._moe, self._model, entries[0]) if self._begins_late else nullcontext()
+        with taken_over, self._shifted(micro, hardest):
             yield
 
     def _drawn(self, batch: TrainingBatch, index: int) -> Tensor:
@@ -197,5 +201,5 @@ def _last_prompt_states(
             # No experts of the last layer and no scores: nobody reads them.
             call_for_routing(moe, model, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
         hidden = entries[0]
-        found.append(hidden[batch.spans["last_prompt"].to(hidden.device)].float().cpu())
+        found.append(hidden[batch.spans["last_prompt"].to(hidden.device)].flatten(1).float().cpu())
     return torch.cat(found)

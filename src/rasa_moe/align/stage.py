@@ -187,6 +187,7 @@ def _train(
             [[vars(pair) for pair in pairs], [vars(row) for row in retain]],
             [str(expert) for expert in experts],
             [str(phase) for phase in phases],
+            [base_name, str(model.dtype)],
             None if routing is None else routing.manifest,
         ]
     )

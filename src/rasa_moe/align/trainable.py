@@ -40,3 +40,11 @@ class Trainable(Stateful, Protocol):
     ) -> None:
         """Let the model want the gradients it wanted before."""
         ...
+
+
+class Repaired(Trainable, Protocol):
+    """A part of a model that RASA trains, and that knows how far its weights in the model moved."""
+
+    def change_since(self, state: dict[str, Tensor]) -> float:
+        """Return ||weights - weights then|| / ||weights then||, then being when `state_dict` was `state`."""
+        ...

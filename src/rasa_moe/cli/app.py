@@ -208,10 +208,13 @@ def export(
     """Write the repaired model as an ordinary checkpoint, with a model card."""
     from rasa_moe.export.card import CARD_FILE, model_card
     from rasa_moe.files import write_text
+    from rasa_moe.run import require_current
     from rasa_moe.rundir import RunDirectory
 
-    config = RunDirectory.open(run_dir).config
+    directory = RunDirectory.open(run_dir)
+    config = directory.config
     try:
+        require_current(directory, ("evaluation.json", "audit.json"))
         card = model_card(run_dir)
     except RunError as error:
         card = None

@@ -31,8 +31,8 @@ def command(
     from rasa_moe.benchmarks.harness import require_harness
     from rasa_moe.benchmarks.stage import benchmark_run, write_outcomes
     from rasa_moe.benchmarks.tasks import parse_tasks
+    from rasa_moe.beside import write_beside
     from rasa_moe.cli.bars import Bars
-    from rasa_moe.files import write_json
     from rasa_moe.rundir import RunDirectory
     from rasa_moe.session import Session
 
@@ -47,7 +47,7 @@ def command(
         session = Session(directory, progress=bars)
         session.prepare()
         result, outcomes = benchmark_run(session, chosen, limit=limit, progress=bars)
-        write_json(run_dir / "benchmarks.json", result.to_json())
+        write_beside(run_dir, "benchmarks.json", result.to_json())
         write_outcomes(run_dir / "benchmarks.jsonl", outcomes)
     work(directory, only="report")
     out.print(_table(result.to_json()), soft_wrap=False)

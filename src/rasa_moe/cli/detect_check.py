@@ -20,9 +20,10 @@ def command(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer goals, random sets and resamples.")] = False,
 ) -> None:
     """Doubt the selected experts: format, chance, cause."""
+    from rasa_moe.beside import write_beside
     from rasa_moe.cli.bars import Bars
     from rasa_moe.detect.checking import QUICK, Effort, check_detection
-    from rasa_moe.files import write_json, write_text
+    from rasa_moe.files import write_text
     from rasa_moe.rundir import RunDirectory
     from rasa_moe.session import Session
 
@@ -39,7 +40,7 @@ def command(
         session = Session(directory, progress=bars)
         session.prepare()
         found = check_detection(session, effort=QUICK if quick else Effort(), progress=bars)
-        write_json(run_dir / "detection_checks.json", found.to_json())
+        write_beside(run_dir, "detection_checks.json", found.to_json())
         write_text(run_dir / "detection_checks.csv", _csv(found.experts))
         write_text(run_dir / "detection_causal.csv", _csv(found.causal))
     for sentence in found.sentences:

@@ -36,9 +36,9 @@ def command(
     ] = None,
 ) -> None:
     """Judge answers that were given before; nothing is generated."""
+    from rasa_moe.beside import write_beside
     from rasa_moe.cli.bars import Bars
     from rasa_moe.errors import ConfigError
-    from rasa_moe.files import write_json
     from rasa_moe.judges.scoring import (
         Columns,
         agreement_record,
@@ -65,7 +65,7 @@ def command(
     for line in summary_lines(scored):
         say(line)
     if file.is_dir() and len(scored.verdicts) > 1:
-        write_json(file / "judges.json", agreement_record(scored))
+        write_beside(file, "judges.json", agreement_record(scored))
         err.print(plain(f"Wrote {file / 'judges.json'}; rasa-moe report {file} shows it"))
     if out_file is not None:
         err.print(plain(f"Wrote {out_file}"))

@@ -25,8 +25,9 @@ def command(
     quick: Annotated[bool, typer.Option("--quick", help="Small budgets: minutes on two cores.")] = False,
 ) -> None:
     """Attack the repaired model again, knowing of the repair."""
+    from rasa_moe.beside import write_beside
     from rasa_moe.cli.bars import Bars
-    from rasa_moe.files import write_json, write_text
+    from rasa_moe.files import write_text
     from rasa_moe.reattack.stage import attack_run
     from rasa_moe.rundir import RunDirectory
     from rasa_moe.session import Session
@@ -43,7 +44,7 @@ def command(
         require_finished(directory, _NEEDED)
         session.prepare()
         result = attack_run(session, names=attacks or (), quick=quick, progress=bars)
-        write_json(run_dir / "reattack.json", result.to_json())
+        write_beside(run_dir, "reattack.json", result.to_json())
         write_text(run_dir / "reattack.csv", result.to_csv())
     work(directory, only="report")
     out.print(_table(result.to_json()), soft_wrap=False)

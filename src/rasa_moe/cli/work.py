@@ -30,9 +30,11 @@ def require_finished(directory: RunDirectory, needed: Sequence[str]) -> None:
         RunError: One is missing; the sentence says how to finish the run.
     """
     from rasa_moe.errors import RunError
+    from rasa_moe.run import require_current
 
     missing = directory.missing(tuple(needed))
     if missing:
         raise RunError(
             f"{directory.path} has no {missing}; finish it with: rasa-moe run --out {directory.path}"
         )
+    require_current(directory, needed)

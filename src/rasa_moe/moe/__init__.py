@@ -13,7 +13,7 @@ from rasa_moe.moe.router_tensors import router_tensor_names
 from rasa_moe.moe.routers import TrainableRouters, trainable_routers
 from rasa_moe.moe.routing import count_activations, record, replay, watch_routers
 from rasa_moe.moe.scoring import routing_distribution
-from rasa_moe.moe.shifting import entered_with, kept_entry, shifted
+from rasa_moe.moe.shifting import can_be_entered, entered_with, kept_entry, shifted
 from rasa_moe.moe.shortened import call_for_routing, logits_at
 from rasa_moe.moe.slices import ExpertSlices
 from rasa_moe.moe.snapshots import put_back, snapshot
@@ -37,6 +37,7 @@ __all__ = [
     "attention_projections",
     "attention_weights",
     "call_for_routing",
+    "can_be_entered",
     "checkpointed",
     "count_activations",
     "discover",

@@ -8,6 +8,7 @@ Shape letters: R rank, I inputs and O outputs of a projection.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,11 +21,17 @@ from rasa_moe.errors import ModelError
 from rasa_moe.moe.layers import MoeMap
 from rasa_moe.moe.low_rank import SCALE, first_down
 from rasa_moe.moe.sharding import is_gathered, is_sharded, stored_like, usable, whole, write_rows
-from rasa_moe.moe.slices import freeze, load_parameters, unfreeze
+from rasa_moe.moe.slices import freeze, load_parameters, relative_change, unfreeze
+
+# Ends of class names: of attention, also of linear kinds, which bring context from other tokens as well.
+_KINDS = ("Attention", "DeltaNet")
 
 
 def attention_projections(moe: MoeMap) -> dict[str, nn.Linear]:
     """Return the linear layers of attention in every decoder layer, by full module name, in order of depth.
+
+    Gated delta nets count, since they stand in the place of attention; state-space and convolution mixers do
+    not. Indexers of sparse attention choose tokens by a hard choice, which no gradient passes.
 
     Raises:
         ModelError: The decoder layers have none, as in a model without attention.
@@ -33,9 +40,9 @@ def attention_projections(moe: MoeMap) -> dict[str, nn.Linear]:
     found = {
         f"{layers}.{inside}.{name}": module
         for inside, block in moe.model.get_submodule(layers).named_modules()
-        if type(block).__name__.endswith("Attention")
+        if type(block).__name__.endswith(_KINDS)
         for name, module in block.named_modules()
-        if isinstance(module, nn.Linear)
+        if isinstance(module, nn.Linear) and "indexer" not in f"{inside}.{name}"
     }
     if not found:
         raise ModelError(
@@ -132,8 +139,19 @@ class LowRankAttention:
         load_parameters(self._thin, state, what="changes of attention")
 
     @torch.no_grad()
+    def change_since(self, state: dict[str, Tensor]) -> float:
+        """Return how far the weights moved since `state_dict`, relative to their norm then."""
+        return relative_change(
+            (self._changed(name, state), self._changed(name, self._thin)) for name in self._projections
+        )
+
+    @torch.no_grad()
     def merge(self) -> None:
         """Write the weights with their changes into the model, in its dtype."""
         for name, projection in self._projections.items():
-            down, up = (whole(self._thin[f"{name}.{part}"]).cpu() for part in ("down", "up"))
-            write_rows(projection.weight, None, self._base[name].float() + SCALE * up @ down)
+            write_rows(projection.weight, None, self._changed(name, self._thin))
+
+    def _changed(self, name: str, thin: Mapping[str, Tensor]) -> Tensor:
+        """Return the weight of a projection with a change, (O,I) fp32 on the CPU."""
+        down, up = (whole(thin[f"{name}.{part}"]).cpu() for part in ("down", "up"))
+        return self._base[name].float() + SCALE * up @ down

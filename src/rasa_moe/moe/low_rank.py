@@ -99,7 +99,9 @@ class LowRankRows:
         weights, down, up = (usable(tensor).to(dtype) for tensor in (self._rows, self._down, self._up))
         return AdaptedRows(weights, down, up)
 
-    def values(self) -> Tensor:
-        """Return the rows with what was learnt, fp32, as the model stores them."""
-        added = SCALE * whole(self._up) @ whole(self._down)
+    def values(self, learnt: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Return rows with what was learnt, or with other `parameters`, fp32, as the model stores them."""
+        now = {"up": self._up, "down": self._down} if learnt is None else learnt
+        up, down = (whole(now[part]).to(self._rows.device) for part in ("up", "down"))
+        added = SCALE * up @ down
         return whole(self._rows).float() + (added.transpose(1, 2) if self._is_transposed else added)

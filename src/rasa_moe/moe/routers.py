@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from rasa_moe.moe.layers import MoeMap
 from rasa_moe.moe.sharding import whole, write_rows
-from rasa_moe.moe.slices import freeze, load_parameters, unfreeze
+from rasa_moe.moe.slices import freeze, load_parameters, relative_change, unfreeze
 
 
 class TrainableRouters:
@@ -107,6 +107,10 @@ class TrainableRouters:
             ModelError: The state belongs to another model.
         """
         load_parameters(self._masters, state, what="routers")
+
+    def change_since(self, state: dict[str, Tensor]) -> float:
+        """Return how far the masters moved since `state_dict`, relative to their norm then."""
+        return relative_change((state[name], master.detach()) for name, master in self._masters.items())
 
     @torch.no_grad()
     def merge(self) -> None:

@@ -9,7 +9,8 @@ Shape letters: k_sel chosen experts of one layer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -112,11 +113,34 @@ class ExpertSlices:
         """
         load_parameters(dict(self.named_parameters()), state, what="expert slices")
 
+    def change_since(self, state: dict[str, Tensor]) -> float:
+        """Return how far the rows moved since `state_dict`, relative to their norm then."""
+        return relative_change(
+            pair
+            for (layer, _), slices in zip(self._layers, self._slices, strict=True)
+            for pair in slices.compared(
+                {
+                    name.removeprefix(f"{layer.experts_name}."): tensor
+                    for name, tensor in state.items()
+                    if name.startswith(f"{layer.experts_name}.")
+                }
+            )
+        )
+
     def merge(self) -> None:
         """Write the trained rows into the model, in its dtype; every other value keeps its bits."""
         for (layer, chosen), slices in zip(self._layers, self._slices, strict=True):
             for name, rows in slices.values().items():
                 write_expert_rows(layer.experts, name, chosen, rows)
+
+
+def relative_change(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Return ||after - before|| / ||before|| over (before, after) of all tensors together."""
+    change = size = 0.0
+    for before, after in pairs:
+        change += float((after.double() - before.double()).square().sum())
+        size += float(before.double().square().sum())
+    return math.sqrt(change / size) if size else 0.0
 
 
 def freeze(model: nn.Module) -> dict[str, bool]:

@@ -82,7 +82,16 @@ def load_run(directory: Path) -> Run:
         pairs_by_family=_count_pairs(directory / "pairs.jsonl"),
         generations=_load_generations(directory / "generations", evaluation.models),
         hashes=_hashes(directory),
+        changed_attention=_changed_attention(directory / "patch" / "manifest.json"),
     )
+
+
+def _changed_attention(manifest: Path) -> int:
+    """Count the projections of attention that the patch changes."""
+    if not manifest.exists():
+        return 0
+    names = read_json(manifest).values.get("attention", [])
+    return len(names) if isinstance(names, list) else 0
 
 
 def load_evaluation(path: Path) -> Evaluation:

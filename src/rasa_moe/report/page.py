@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Callable
 from importlib import resources
+from pathlib import Path
 
+from rasa_moe.beside import still_holds
 from rasa_moe.report.agreement import agreement_part
 from rasa_moe.report.benchmarks import benchmarks_part
 from rasa_moe.report.closing import limits_part, reproduce_part
@@ -14,6 +17,7 @@ from rasa_moe.report.examples import examples_part, silence_caution
 from rasa_moe.report.heatmap import expert_heatmap, expert_table
 from rasa_moe.report.markup import Html, el, join
 from rasa_moe.report.numbers import whole
+from rasa_moe.report.reading import read_json, remedy
 from rasa_moe.report.reattack import reattack_part
 from rasa_moe.report.records import Run
 from rasa_moe.report.results import headline_table, suite_charts, verdict_block
@@ -65,15 +69,24 @@ def _sections(run: Run) -> list[Section]:
         ("experts", "Which experts", _experts(run)),
         ("training", "Training", training_part(run.training)),
         ("audit", "Audit: repaired or rerouted?", None if run.audit is None else audit_part(run.audit)),
-        ("checks", "Does the selection mean safety?", detection_part(run.directory)),
-        ("reattack", "Attacked again", reattack_part(run.directory)),
-        ("benchmarks", "Benchmarks", benchmarks_part(run.directory)),
-        ("judges", "Do judges agree?", agreement_part(run.directory)),
+        ("checks", "Does the selection mean safety?", _beside(run, "detection_checks.json", detection_part)),
+        ("reattack", "Attacked again", _beside(run, "reattack.json", reattack_part)),
+        ("benchmarks", "Benchmarks", _beside(run, "benchmarks.json", benchmarks_part)),
+        ("judges", "Do judges agree?", _beside(run, "judges.json", agreement_part)),
         ("examples", "Answers before and after", examples_part(run)),
         ("limits", "What these numbers do not say", limits_part(run)),
         ("reproduce", "How to reproduce", reproduce_part(run)),
     ]
     return [(anchor, heading, content) for anchor, heading, content in found if content is not None]
+
+
+def _beside(run: Run, name: str, part: Callable[[Path], Html | None]) -> Html | None:
+    """Show a result that no stage vouches for, or say that it is of an earlier state of the run."""
+    path = run.directory / name
+    if not path.exists() or still_holds(run.directory, name, read_json(path).values):
+        return part(run.directory)
+    sentence = f"Left out: {name} was measured on an earlier state of this run; {remedy(path)}"
+    return el("p", sentence, class_="note")
 
 
 def _experts(run: Run) -> Html:

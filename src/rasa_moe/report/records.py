@@ -246,6 +246,7 @@ class Run:
     pairs_by_family: Mapping[str, int]
     generations: Mapping[str, tuple[Generation, ...]]
     hashes: Mapping[str, str]
+    changed_attention: int = 0
 
     def setting(self, *keys: str) -> str:
         """Return a setting of the configuration as text, "" when it is not there."""
@@ -257,8 +258,9 @@ class Run:
     @property
     def attention_words(self) -> str:
         """Say what attention learned beside the experts; "" where it was left alone."""
-        rank = self.setting("align", "attention_rank")
-        return f"Beside them, every projection of attention learned a change of rank {rank}." if rank else ""
+        if not self.changed_attention:
+            return ""
+        return f"Beside them, {self.changed_attention} projections of attention learned changes of low rank."
 
     @property
     def is_synthetic(self) -> bool:

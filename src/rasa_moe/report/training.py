@@ -93,11 +93,11 @@ def _warnings(training: Training) -> list[Html]:
         )
     for moved in training.moved:
         still = [part for part, change in moved.relative_change.items() if change < HARDLY_MOVED]
-        if still and len(still) == len(moved.relative_change):
+        if still:
+            is_all = len(still) == len(moved.relative_change)
             warnings.append(
                 f"{model_label(moved.method)}, {moved.phase} phase of round {moved.round + 1}: "
-                f"{' and '.join(still)} hardly "
-                "moved, so this phase did next to nothing."
+                f"{' and '.join(still)} hardly moved{', so this phase did next to nothing' * is_all}."
             )
     return [el("p", warning, class_="warning") for warning in warnings]
 

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from rasa_moe.align.batches import TrainingBatch, epoch_order
 from rasa_moe.align.checkpoint import Checkpoint
-from rasa_moe.align.loop import Compute, LogLine, TrainingLog, relative_change, run_epoch
+from rasa_moe.align.loop import Compute, LogLine, TrainingLog, run_epoch
 from rasa_moe.align.optimizers import adamw
 from rasa_moe.align.rivals.base import Job, Tuned, require_float32
 from rasa_moe.align.supervised import SupervisedLoss
 from rasa_moe.align.trainable import Trainable
 from rasa_moe.moe import checkpointed
-from rasa_moe.moe.slices import freeze, unfreeze
+from rasa_moe.moe.slices import freeze, relative_change, unfreeze
 
 _SELECTED = "[selected]"
 
@@ -188,8 +188,9 @@ def learn(
                 rates=_rates(lr, epoch, epochs) if config.lr_decay else None,
                 on_step=lambda steps=steps: job.progress(method, next(steps), epochs * len(batches)),  # type: ignore[misc]
             )
-        change = {"trained weights": relative_change(before, weights.state_dict())}
-        log.moved(phase=method, round_number=epoch, relative_change=change)
+        after = weights.state_dict()
+        change = relative_change((tensor, after[name]) for name, tensor in before.items())
+        log.moved(phase=method, round_number=epoch, relative_change={"trained weights": change})
         if checkpoint is not None:
             checkpoint.save(phases_done=epoch + 1, log=log.lines)
     return tuple(log.lines)
