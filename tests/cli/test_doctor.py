@@ -122,6 +122,7 @@ SIZE = Size(
     num_parameters=1_000_000,
     num_routed=800_000,
     num_thin=40_000,
+    num_thin_attention=500,
     num_router=1_000,
     num_active=300_000,
     itemsize=2,
@@ -138,7 +139,8 @@ def test_estimates_follow_from_the_sizes() -> None:
     # 32 sequences of 384 tokens; 2,048 tokens in one pass of a training step
     assert stages["collect"].peak_bytes == 2_000_000 + 12_288 * 10
     assert stages["detect"].peak_bytes == 2_000_000 + 12_288 * 30
-    assert stages["repair"].peak_bytes == 2_000_000 + 100_000 * 16 + 2_048 * (100 + 3 * 1000)
+    attention = 500 * 8 * 16
+    assert stages["repair"].peak_bytes == 2_000_000 + 100_000 * 16 + attention + 2_048 * (100 + 3 * 1000)
     assert stages["routers"].peak_bytes == 2_000_000 + 1_000 * 16 + 2_048 * (100 + 1000)
     assert stages["audit"].peak_bytes == 2 * 2_000_000 + 12_288 * 10
     # 200 pairs, seven chats each, three epochs, forward and backward, two operations a value
@@ -150,7 +152,7 @@ def test_estimates_follow_from_the_sizes() -> None:
 
 
 def test_what_spares_memory_in_repair_is_told_in_order_until_it_fits() -> None:
-    size = replace(SIZE, logit_bytes=0)
+    size = replace(SIZE, logit_bytes=0, num_thin_attention=0)
     checkpointed = 2_000_000 + 100_000 * 16 + 2_048 * 30
     assert repair_bytes(size, gradient_checkpointing=True) == checkpointed
     assert repair_bytes(size, gradient_checkpointing=True, base_bits=8) == checkpointed - 800_000
@@ -187,6 +189,10 @@ def test_sizes_are_counted_from_the_model(tmp_path: Path) -> None:
     assert size.num_parameters == sum(parameter.numel() for parameter in model.parameters())
     assert (size.num_routed, size.num_router) == (routed, 2 * 8 * 32)
     assert size.num_thin == 2 * 8 * ((2 * 16 + 32) + (32 + 16))
+    attention = model.model.layers[0].self_attn
+    assert size.num_thin_attention == 2 * sum(
+        sum(getattr(attention, f"{name}_proj").weight.shape) for name in "qkvo"
+    )
     assert size.logit_bytes == 64 * 4
     assert size.num_active == size.num_parameters - 64 * 32 - routed * 6 // 8
     assert size.weight_bytes == 2 * size.num_parameters

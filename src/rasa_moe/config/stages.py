@@ -141,9 +141,9 @@ class AlignConfig(Section):
         "8 needs little memory beside the weights. null trains whole rows, as the paper does.",
     )
     attention_rank: Count | None = Field(
-        None,
-        description="Rank of what every projection of attention learns (LoRA) beside the experts: repair "
-        "takes less from harmless requests then. Try 8; null leaves attention alone, as the paper does.",
+        8,
+        description="Rank of what every projection of attention learns (LoRA) beside the experts: fewer "
+        "attacks that nobody trained on come through. null leaves attention alone, as the paper does.",
     )
     router_lr: Positive | None = Field(
         None,

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from rasa_moe.errors import ModelError
+from rasa_moe.moe.attention import attention_projections
 from rasa_moe.moe.layers import MoeMap, expert_tensor_names
 from rasa_moe.moe.quantised import BLOCK
 
@@ -23,6 +25,7 @@ _BATCH_SEQUENCES = 32
 # A pair, its refused request, four harmless conversations and a refusal half-way; tokens of one pass.
 _SEQUENCES_A_PAIR, _TOKENS_A_PASS = 7, 2048
 _SELECTED_SHARE = 0.125
+_ATTENTION_RANK = 8
 # A trained value: fp32 master, gradient and AdamW's two moments.
 _BYTES_TRAINED, _BYTES_OF_MOMENTS = 16, 8
 # Kept for backward, in model widths per token and layer: attention, norms and residuals.
@@ -46,6 +49,7 @@ class Size:
         num_parameters: All values.
         num_routed: Values in routed experts.
         num_thin: Values of a change of rank 1 in every matrix of them.
+        num_thin_attention: The same of attention.
         num_router: Values in routers.
         num_active: Values that one token meets: all but the experts it is not sent to, and the embedding.
         itemsize: Bytes of one value in the working type.
@@ -58,6 +62,7 @@ class Size:
     num_parameters: int
     num_routed: int
     num_thin: int
+    num_thin_attention: int
     num_router: int
     num_active: int
     itemsize: int
@@ -114,6 +119,7 @@ def size_of(moe: MoeMap, dtype: torch.dtype) -> Size:
         num_parameters=total,
         num_routed=num_routed,
         num_thin=sum(_thin_values(layer.experts) for layer in layers),
+        num_thin_attention=_thin_values_of_attention(moe),
         num_router=num_router,
         num_active=total - embedding - int(num_routed * (1 - share)),
         itemsize=dtype.itemsize,
@@ -128,6 +134,13 @@ def _thin_values(experts: torch.nn.Module) -> int:
     """Count the values of a change of rank 1: inputs and outputs of each expert's matrices."""
     tensors = (experts.get_parameter(name) for name in expert_tensor_names(experts))
     return sum(len(tensor) * sum(tensor.shape[1:]) for tensor in tensors if tensor.dim() == 3)
+
+
+def _thin_values_of_attention(moe: MoeMap) -> int:
+    try:
+        return sum(sum(projection.weight.shape) for projection in attention_projections(moe).values())
+    except ModelError:
+        return 0
 
 
 def measure(device: torch.device, dtype: torch.dtype) -> Speed:
@@ -202,7 +215,10 @@ def repair_bytes(
     base_bits: int | None = None,
     expert_rank: int | None = None,
 ) -> int:
-    """Estimate the bytes at the peak of repairing an eighth of the experts, with settings that spare some."""
+    """Estimate the bytes at the peak of repairing an eighth of the experts, with settings that spare some.
+
+    Attention learns changes of rank 8 beside them.
+    """
     a_value = _BYTES_TRAINED - (_BYTES_OF_MOMENTS if optimizer_on_cpu else 0)
     slices = int(size.num_routed * _SELECTED_SHARE) * a_value
     if expert_rank is not None:
@@ -216,7 +232,8 @@ def repair_bytes(
     if base_bits is not None:
         base -= int(size.num_routed * (size.itemsize - _bytes_of_weight(base_bits, size.itemsize)))
     # The weights as they are fill the device before they are made integers, and afterwards.
-    return max(size.weight_bytes, base + slices + learnt)
+    attention = size.num_thin_attention * _ATTENTION_RANK * a_value
+    return max(size.weight_bytes, base + slices + attention + learnt)
 
 
 def _bytes_of_weight(bits: int, itemsize: int) -> float:

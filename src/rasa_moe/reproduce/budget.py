@@ -18,13 +18,14 @@ _CELL_SECONDS = 0.5
 _PROBE_SECONDS = 0.0118
 # Work on one chat relative to supervised training: rerouting's second forward, for example.
 _EFFORT = {
-    "rasa": 1.37,
-    "rasa_replay": 1.95,
+    "rasa": 1.61,
+    "rasa_replay": 2.2,
+    "rasa_no_attention": 1.37,
     "rasa_paper": 0.37,
     "full_no_retain": 0.23,
     "lora": 1.04,
     "lora_held": 1.95,
-    "random_experts": 1.48,
+    "random_experts": 1.72,
     "affinity_experts": 0.92,
     "experts_only": 0.85,
     "routers_only": 0.67,
