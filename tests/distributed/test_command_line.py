@@ -28,6 +28,7 @@ SETTINGS = (
     "collect.retain_rows=16",
     "align.rounds=1",
     "align.batch_size=3",
+    "align.attention_rank=null",  # at the default rate its first steps follow rounding: test_same_numbers
     "compare=",
     "detect.bootstrap=20",
     "evaluate.goals_per_suite=1",

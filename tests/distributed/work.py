@@ -47,6 +47,7 @@ CONFIG = AlignConfig(
     retain_per_pair=1,
     batch_tokens=40,
     context_shift=0.25,
+    attention_rank=None,  # has cases of its own, and tensor parallelism cannot train it
 )
 # A low rate: the first gradients behind what begins at 0 are small, and AdamW makes their rounding large.
 LOW_RANK = CONFIG.model_copy(update={"expert_rank": 8, "expert_lr": 1e-4})
