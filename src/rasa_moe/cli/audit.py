@@ -121,11 +121,10 @@ def _audit_pair(
     pairs = read_pairs(pairs_file)
     references = _references(settings["source"])
     _tell_before(pairs, references, settings)
-    automatic = "exact" if references else "rules"
-    judge = get_judge(
-        automatic if settings["judge"] == "auto" else settings["judge"],
-        answered=out_dir.with_name(f"{out_dir.name}.answered.jsonl"),
-    )
+    name = settings["judge"]
+    if name == "auto":
+        name = "exact" if references else "rules"
+    judge = get_judge(name, answered=out_dir.with_name(f"{out_dir.name}.answered.jsonl"))
     detection = _detection(settings["budget"])
     quiet_loading()
     loading = {**loading, "dtype": cpu_dtype(loading["dtype"], loading["device"])}

@@ -43,7 +43,8 @@ class Collected:
     Attributes:
         pairs: One record a jailbreak that worked and whose plain request was refused.
         retain: Harmless conversations, balanced over kinds and families.
-        counts: What was asked, kept and dropped, and why; `too_long`: prompts above the model's context.
+        counts: What was asked, kept and dropped, and why; `too_long`: above the context, or a
+            server refused them.
         transcript: Every prompt with its answer and verdict.
     """
 
@@ -84,13 +85,7 @@ def collect(
     Raises:
         DataError: There is no attack, or none worked on a goal that is refused plainly.
     """
-    prompts = _prompts(source, config)
-    if not any(map(is_attack, prompts)):
-        raise DataError(
-            "No harmful prompt of the train split is inside an attack, so there is nothing to learn from; "
-            "name attacks in data.attacks (rasa-moe attack --list shows them), or give rows a family."
-        )
-    asked = with_mutations(prompts, copies=config.mutations)
+    asked = _asked(source, config)
     transcript = answer_rows(
         model,
         tokenizer,
@@ -120,6 +115,17 @@ def collect(
         counts={**counts, "retain": len(retain)},
         transcript=tuple(transcript),
     )
+
+
+def _asked(source: Source, config: CollectConfig) -> list[PromptRow]:
+    """Return the prompts to ask, copies in other words included."""
+    prompts = _prompts(source, config)
+    if not any(map(is_attack, prompts)):
+        raise DataError(
+            "No harmful prompt of the train split is inside an attack, so there is nothing to learn from; "
+            "name attacks in data.attacks (rasa-moe attack --list shows them), or give rows a family."
+        )
+    return with_mutations(prompts, copies=config.mutations)
 
 
 def _prompts(source: Source, config: CollectConfig) -> list[PromptRow]:
