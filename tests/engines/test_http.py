@@ -208,7 +208,7 @@ def test_an_address_that_is_none_or_holds_a_secret_is_one_sentence(monkeypatch: 
     for url in (
         "http://HOST:PORT/v1", "http://[bad/v1", "http:///v1", "https://user:hunter2@host/v1", "http://a b/v1"
     ):  # fmt: skip
-        with pytest.raises(ConfigError, match="The url of a server") as caught:
+        with pytest.raises(ConfigError, match="The url names no server") as caught:
             HttpEngine(EndpointConfig(url=url, model="m"))
         assert "hunter2" not in str(caught.value)
     monkeypatch.setenv("MY_KEY", "sk-secret\nX-Other: 1")

@@ -133,7 +133,7 @@ def require_address(url: str) -> None:
         is_address = False
     if not is_address or "@" in parts.netloc or any(not " " < letter <= "~" for letter in url):
         raise ConfigError(
-            "The url of a server is none, or holds a user or password; write http://HOST:8000/v1 with the "
+            "The url names no server, or holds a user or password; write http://HOST:8000/v1 with the "
             "server's name, and put an access key into the variable that api_key_env names."
         )
 
