@@ -17,6 +17,10 @@ class ModelError(RasaError):
     """Report a model or tokenizer that cannot be used."""
 
 
+REFUSALS = 16
+"""Requests of which a server may refuse every one before it counts as refusing all."""
+
+
 class RequestRefused(ModelError):
     """Report that a server refuses one request; it may answer others."""
 

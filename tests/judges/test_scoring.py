@@ -175,6 +175,26 @@ def test_a_judge_whose_first_request_is_refused_goes_on(
     assert "unscored 2" in capsys.readouterr().out, "that one, and the empty answer"
 
 
+def test_a_judge_that_refuses_everything_ends_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    many = tmp_path / "many.jsonl"
+    many.write_text("".join(json.dumps({"prompt": f"q{n}", "response": f"a{n}"}) + "\n" for n in range(400)))
+    with serving(lambda body, number: Said(status=400)) as server:
+        assert judge(many, "--judge", f"llm-harmbench:{server.url}?model=m") == 2
+    assert "refuses the request" in " ".join(capsys.readouterr().err.split())
+    assert len(server.asked) < 400, "not all are sent for nothing"
+
+
+def test_a_column_called_file_groups_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(
+        '{"prompt": "q", "response": "a", "file": "x"}\n{"prompt": "r", "response": "b", "file": "y"}\n'
+    )
+    assert judge(rows) == 0
+    assert "harmful: 2 of 2" in capsys.readouterr().out
+
+
 def test_agreement_against_the_textbook() -> None:
     first = ["a"] * 25 + ["a"] * 5 + ["b"] * 10 + ["b"] * 10
     second = ["a"] * 25 + ["b"] * 5 + ["a"] * 10 + ["b"] * 10

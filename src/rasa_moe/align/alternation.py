@@ -15,7 +15,7 @@ from rasa_moe.align.loop import TrainingLog, run_epoch
 from rasa_moe.align.optimizers import adamw
 from rasa_moe.align.repair import ExpertRepair
 from rasa_moe.align.shifts import ContextShifts
-from rasa_moe.align.trainable import Repaired
+from rasa_moe.align.trainable import RepairPart
 from rasa_moe.config import AlignConfig, learning_rate
 from rasa_moe.config.rates import ATTENTION, EXPERTS_FIRST, LOW_RANK
 from rasa_moe.moe import (
@@ -101,7 +101,7 @@ class Alternation:
         self.log = TrainingLog(METHOD)
         kinds = {phase.kind for phase in phases}
         # Kind of phase -> what learns in it.
-        self._trained: dict[str, dict[str, Repaired]] = {}
+        self._trained: dict[str, dict[str, RepairPart]] = {}
         if "repair" in kinds:
             self._repair = ExpertRepair(model, moe, batches, config=config, shifts=shifts, routing=routing)
             self._trained["repair"] = {

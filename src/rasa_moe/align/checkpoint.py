@@ -47,7 +47,7 @@ class Checkpoint:
         is_first = current().is_first
         tensors: dict[str, Tensor] = {}
         for key, value in self._whole_tensors():
-            if is_first:  # the others only take part in making tensors whole, one at a time
+            if is_first:  # the others only take part in making tensors whole
                 tensors[key] = value.cpu().contiguous()
         if not is_first:
             return

@@ -61,17 +61,14 @@ class VisitingAdamW(torch.optim.AdamW):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a state; its moments stay on the CPU: the device may have no room for all of them."""
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
-        moments = {
-            place: {name: fields[name] for name in _MOMENTS if name in fields}
-            for place, fields in state_dict["state"].items()
-        }
+        state = state_dict["state"]
         others = {
             place: {name: value for name, value in fields.items() if name not in _MOMENTS}
-            for place, fields in state_dict["state"].items()
+            for place, fields in state.items()
         }
         super().load_state_dict({**state_dict, "state": others})
-        for place, kept in moments.items():
-            self.state[parameters[place]] |= {name: moment.cpu() for name, moment in kept.items()}
+        for place, fields in state.items():
+            self.state[parameters[place]] |= {name: fields[name].cpu() for name in _MOMENTS if name in fields}
 
     def _move(self, parameter: Tensor, device: torch.device | str) -> None:
         state = self.state[parameter]

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from rasa_moe.align.alternation import Alternation, Phase, phases_of, routers_come_first
-from rasa_moe.align.batches import make_batches
+from rasa_moe.align.batches import TrainingBatch, make_batches
 from rasa_moe.align.loop import LogLine
-from rasa_moe.align.shifts import context_shifts
+from rasa_moe.align.shifts import ContextShifts, context_shifts
 from rasa_moe.collect.stage import RetainRow
 from rasa_moe.config import AlignConfig
 from rasa_moe.data.rows import Pair
@@ -71,10 +71,10 @@ def make_consistent(
     """
     if not routers_come_first(config):
         return None
-    return _train(
-        model,
-        tokenizer,
-        moe,
+    return _Training(
+        model=model,
+        tokenizer=tokenizer,
+        moe=moe,
         phases=phases_of(config, "router"),
         pairs=pairs,
         retain=retain,
@@ -84,7 +84,7 @@ def make_consistent(
         base_name=base_name,
         checkpoint_path=checkpoint_path,
         progress=lambda _, done, total: progress("route", done, total),
-    )
+    ).run()
 
 
 def align(
@@ -122,10 +122,10 @@ def align(
     Raises:
         TrainingError: The loss is no longer a number; the model has its base weights all the same.
     """
-    return _train(
-        model,
-        tokenizer,
-        moe,
+    return _Training(
+        model=model,
+        tokenizer=tokenizer,
+        moe=moe,
         phases=phases_of(config) if routing is None else phases_of(config, "repair"),
         pairs=pairs,
         retain=retain,
@@ -136,87 +136,101 @@ def align(
         base_name=base_name,
         checkpoint_path=checkpoint_path,
         progress=progress,
-    )
+    ).run()
 
 
-def _train(
-    model: Any,
-    tokenizer: Any,
-    moe: MoeMap,
-    *,
-    phases: Sequence[Phase],
-    pairs: Sequence[Pair],
-    retain: Sequence[RetainRow],
-    experts: Sequence[ExpertId],
-    config: AlignConfig,
-    routing: ExpertPatch | None = None,
-    seed: int,
-    base_name: str,
-    checkpoint_path: Path | None,
-    progress: Progress,
-) -> Alignment:
-    """Run some phases on the base model and return what they made of it."""
-    is_repair = any(phase.kind == "repair" for phase in phases)
-    also = attention_weights(moe) if is_repair and config.attention_rank is not None else []
-    before = snapshot(moe, model, experts, also=also)
-    batches = make_batches(
-        tokenizer,
-        pairs=pairs,
-        retain=retain,
-        batch_size=config.batch_size,
-        seed=seed,
-        retain_per_pair=config.retain_per_pair,
-        with_recovery=config.recovery_weight > 0,
-        device=model.device,
-    )
-    shifts = context_shifts(
-        model,
-        tokenizer,
-        moe,
-        pairs=pairs,
-        retain=retain,
-        # Only repair shows anything in other contexts.
-        length=config.context_shift if is_repair else 0,
-        batch_tokens=config.batch_tokens,
-        seed=seed,
-    )
-    identity = sha256_json(
-        [
-            config.model_dump(),
-            seed,
-            [[vars(pair) for pair in pairs], [vars(row) for row in retain]],
-            [str(expert) for expert in experts],
-            [str(phase) for phase in phases],
-            [base_name, str(model.dtype)],
-            None if routing is None else routing.manifest,
-        ]
-    )
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Training:
+    """Some phases on the base model; the fields are the arguments of `align`."""
 
-    def train() -> tuple[LogLine, ...]:
-        # What is trained, and its optimisers, are gone when this returns: experts of few bits make room for
-        # the weights themselves only then.
-        alternation = Alternation(
+    model: Any
+    tokenizer: Any
+    moe: MoeMap
+    phases: Sequence[Phase]
+    pairs: Sequence[Pair]
+    retain: Sequence[RetainRow]
+    experts: Sequence[ExpertId]
+    config: AlignConfig
+    routing: ExpertPatch | None = None
+    seed: int
+    base_name: str
+    checkpoint_path: Path | None
+    progress: Progress
+
+    @property
+    def is_repair(self) -> bool:
+        """Whether experts learn, in other contexts and with attention beside them, and not routers alone."""
+        return any(phase.kind == "repair" for phase in self.phases)
+
+    def run(self) -> Alignment:
+        """Train, and return what came of it; the model has its base weights again, whatever happens."""
+        model, moe, experts = self.model, self.moe, self.experts
+        also = attention_weights(moe) if self.is_repair and self.config.attention_rank is not None else []
+        before = snapshot(moe, model, experts, also=also)
+        shifts = context_shifts(
             model,
+            self.tokenizer,
             moe,
-            experts,
-            batches,
-            phases=phases,
-            config=config,
-            shifts=shifts,
-            routing=routing,
-            seed=seed,
-            progress=progress,
+            pairs=self.pairs,
+            retain=self.retain,
+            length=self.config.context_shift if self.is_repair else 0,
+            batch_tokens=self.config.batch_tokens,
+            seed=self.seed,
         )
-        alternation.run(checkpoint_path, identity=identity)
+        try:
+            bits = self.config.base_bits
+            with nullcontext() if bits is None else low_bit_experts(moe, bits=bits):
+                log = self._log_of_alternation(shifts)
+            if self.routing is not None:
+                self.routing.apply(model)
+            patch = make_patch(moe, model, experts, before=before, base_name=self.base_name, also=also)
+        finally:
+            put_back(moe, model, experts, before=before, also=also)
+        return Alignment(patch=patch, log=log)
+
+    def _log_of_alternation(self, shifts: ContextShifts | None) -> tuple[LogLine, ...]:
+        """Leave the trained weights in the model.
+
+        What is trained, and its optimisers, are gone when this returns: experts of few bits make room for the
+        weights themselves only then.
+        """
+        alternation = Alternation(
+            self.model,
+            self.moe,
+            self.experts,
+            self._batches(),
+            phases=self.phases,
+            config=self.config,
+            shifts=shifts,
+            routing=self.routing,
+            seed=self.seed,
+            progress=self.progress,
+        )
+        alternation.run(self.checkpoint_path, identity=self._identity())
         return tuple(alternation.log.lines)
 
-    try:
-        bits = config.base_bits
-        with nullcontext() if bits is None else low_bit_experts(moe, bits=bits):
-            log = train()
-        if routing is not None:
-            routing.apply(model)
-        patch = make_patch(moe, model, experts, before=before, base_name=base_name, also=also)
-    finally:
-        put_back(moe, model, experts, before=before, also=also)
-    return Alignment(patch=patch, log=log)
+    def _batches(self) -> list[TrainingBatch]:
+        return make_batches(
+            self.tokenizer,
+            pairs=self.pairs,
+            retain=self.retain,
+            batch_size=self.config.batch_size,
+            seed=self.seed,
+            retain_per_pair=self.config.retain_per_pair,
+            with_recovery=self.config.recovery_weight > 0,
+            device=self.model.device,
+        )
+
+    def _identity(self) -> str:
+        """Return a hash of everything that decides the training, for its checkpoints."""
+        return sha256_json(
+            [
+                self.config.model_dump(),
+                self.seed,
+                [[vars(pair) for pair in self.pairs], [vars(row) for row in self.retain]],
+                [str(expert) for expert in self.experts],
+                [str(phase) for phase in self.phases],
+                [self.base_name, str(self.model.dtype)],
+                None if self.routing is None else self.routing.manifest,
+            ]
+        )

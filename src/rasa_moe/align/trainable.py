@@ -42,7 +42,7 @@ class Trainable(Stateful, Protocol):
         ...
 
 
-class Repaired(Trainable, Protocol):
+class RepairPart(Trainable, Protocol):
     """A part of a model that RASA trains, and that knows how far its weights in the model moved."""
 
     def change_since(self, state: dict[str, Tensor]) -> float:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rasa_moe.data.chats import EncodedChat, collate, encode_chat, length_bucketed
+from rasa_moe.data.chats import EncodedChat, collate, encode_chat
 from rasa_moe.data.rows import Message
 from rasa_moe.engines import Answer
-from rasa_moe.engines.local import LEFT_OUT, answer_of, readable, stop_tokens
+from rasa_moe.engines.local import LEFT_OUT, answer_of, readable_batches, stop_tokens
 from rasa_moe.moe import MoeMap, RoutingTrace, record, replay
 from rasa_moe.progress import Progress, no_progress
 
@@ -44,16 +44,14 @@ def generate_with_base_routing(
     prompts = [encode_chat(tokenizer, conversation) for conversation in conversations]
     answers: dict[int, Answer] = {}
     stops = stop_tokens(tuned, tokenizer)
-    places = readable(tuned, prompts)
-    lengths = [len(prompts[place]) + max_new_tokens for place in places]
-    for batch in length_bucketed(lengths, batch_tokens=batch_tokens):
-        indices = [places[number] for number in batch]
+    batches = readable_batches(tuned, prompts, max_new_tokens=max_new_tokens, batch_tokens=batch_tokens)
+    for indices in batches:
         tokens = _decode(
             tuned, base, [prompts[i] for i in indices], tokenizer.pad_token_id, moes, max_new_tokens, stops
         )
         for index, row in zip(indices, tokens.tolist(), strict=True):
             answers[index] = answer_of(tokenizer, row, prompt=prompts[index].input_ids, stops=stops)
-        progress(label, len(answers), len(places))
+        progress(label, len(answers), sum(map(len, batches)))
     return [answers.get(index, LEFT_OUT) for index in range(len(prompts))]
 
 

@@ -24,6 +24,7 @@ def command(
     from rasa_moe.cli.bars import Bars
     from rasa_moe.detect.checking import QUICK, Effort, check_detection
     from rasa_moe.files import write_text
+    from rasa_moe.run import require_current
     from rasa_moe.rundir import RunDirectory
     from rasa_moe.session import Session
 
@@ -31,6 +32,7 @@ def command(
     missing = directory.missing(("pairs.jsonl", "experts.json"))
     if missing:
         raise RunError(f"{run_dir} has no {missing}; make it with: rasa-moe detect {run_dir}")
+    require_current(directory, ("experts.json",))
     quiet_loading()
     with (
         resumable("detect-check", run_dir, *(["--quick"] if quick else [])),

@@ -24,7 +24,7 @@ from rasa_moe.data.thinking import told
 from rasa_moe.engines.answered import Answered, request_key
 from rasa_moe.engines.local import LEFT_OUT, Answer
 from rasa_moe.engines.transport import Reply, post, require_address, shown_url
-from rasa_moe.errors import ConfigError, ModelError, RequestRefused
+from rasa_moe.errors import REFUSALS, ConfigError, ModelError, RequestRefused
 from rasa_moe.progress import Progress, no_progress
 
 logger = logging.getLogger(__name__)
@@ -140,19 +140,24 @@ class HttpEngine:
         Single ones that the server refuses, as too long for it or by a filter of its own, are left out.
 
         Raises:
-            ModelError: As `answer`, or every conversation is refused; what was answered until then is kept in
-                the run directory.
+            ModelError: As `answer`, or the first conversations are all refused; what was answered until then
+                is kept in the run directory.
         """
-        done = 0
+        done = answered = 0
         lock = threading.Lock()
         refused: list[RequestRefused] = []
+        # Were it requests as such that are refused, all of them would be sent for nothing.
+        most = min(len(conversations), REFUSALS)
 
         def one(conversation: Sequence[Message]) -> Answer:
-            nonlocal done
+            nonlocal done, answered
             try:
                 found = self.answer(conversation, max_new_tokens=max_new_tokens)
+                answered += 1
             except RequestRefused as error:
                 refused.append(error)
+                if not answered and len(refused) >= most:
+                    raise
                 found = LEFT_OUT
             with lock:
                 done += 1
@@ -168,8 +173,6 @@ class HttpEngine:
         for future in futures:
             if not future.cancelled() and (error := future.exception()):
                 raise error
-        if refused and len(refused) == len(conversations):
-            raise refused[0]
         return [future.result() for future in futures]
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -99,6 +99,17 @@ def readable(model: Any, chats: Sequence[EncodedChat]) -> Sequence[int]:
     return range(len(chats)) if context is None else within_length(chats, max_length=context).kept
 
 
+def readable_batches(
+    model: Any, chats: Sequence[EncodedChat], *, max_new_tokens: int, batch_tokens: int
+) -> list[list[int]]:
+    """Group the places of `readable` chats by length, with room for the answers."""
+    places = readable(model, chats)
+    lengths = [len(chats[place]) + max_new_tokens for place in places]
+    return [
+        [places[number] for number in batch] for batch in length_bucketed(lengths, batch_tokens=batch_tokens)
+    ]
+
+
 def _batches(
     prompts: Sequence[EncodedChat], places: Sequence[int], *, max_new_tokens: int, batch_tokens: int
 ) -> list[list[int]]:

@@ -78,13 +78,13 @@ def answer_rows(
     )
     verdicts = judge_all(judge, [(row, answer.text) for row, answer in zip(rows, answers, strict=True)])
     return [
-        Judged(row=row, answer=answer, verdict=_too_long(row) if answer.is_left_out else verdict)
+        Judged(row=row, answer=answer, verdict=_not_asked(row) if answer.is_left_out else verdict)
         for row, answer, verdict in zip(rows, answers, verdicts, strict=True)
     ]
 
 
-def _too_long(row: PromptRow) -> Verdict:
-    return unscored(row, reason="the prompt is longer than the model's context")
+def _not_asked(row: PromptRow) -> Verdict:
+    return unscored(row, reason="the prompt is longer than the model's context, or its server refused it")
 
 
 def answer_suites(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from rasa_moe.data.rows import Message, PromptRow
-from rasa_moe.errors import RasaError, RequestRefused
+from rasa_moe.errors import REFUSALS, RasaError, RequestRefused
 from rasa_moe.judges.base import Refusal, Verdict, unscored, visible_answer
 from rasa_moe.judges.rubrics import Rubric
 from rasa_moe.judges.rules import find_refusal
@@ -27,7 +27,7 @@ class LlmJudge:
         self.name = f"llm-{rubric.name}"
         self.concurrency = concurrency
         self._chat, self._rubric = chat, rubric
-        self._has_replied = False
+        self._has_replied, self._num_refused = False, 0
 
     def judge(self, row: PromptRow, answer: str) -> Verdict:
         """Judge one answer; unscored if the model gives no reply to it, or one in another form than asked.
@@ -42,7 +42,9 @@ class LlmJudge:
         try:
             reply = visible_answer(self._chat.chat((question,)))
         except RasaError as error:
-            if not self._has_replied and not isinstance(error, RequestRefused):
+            self._num_refused += isinstance(error, RequestRefused)
+            is_of_one_answer = isinstance(error, RequestRefused) and self._num_refused < REFUSALS
+            if not self._has_replied and not is_of_one_answer:
                 raise
             return unscored(row, reason=f"the judge gave no reply: {error}")
         self._has_replied = True

@@ -41,13 +41,17 @@ class Columns:
 
 @dataclass(frozen=True, kw_only=True)
 class GivenAnswer:
-    """Hold one row of the input: where it stands, what was asked, answered, and labelled by people."""
+    """Hold one row of the input: where it stands, what was asked, answered, and labelled by people.
+
+    `file` is that of a run's generations, which hold one model each.
+    """
 
     number: int
     fields: Mapping[str, Any]
     row: PromptRow
     answer: str
     label: str | None = None
+    file: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,14 +240,19 @@ def _of_run(path: Path) -> list[GivenAnswer]:
                     kind=cast(Kind, fields["kind"]),
                     family=str(fields["family"]),
                     messages=check_messages(fields["messages"], field="messages"),
-                    # A copy in other words ("~1") asks for the same.
-                    reference=references.get(str(fields["id"]).partition("~")[0], ()),
+                    reference=_reference(references, str(fields["id"])),
                 )
                 answer = text_of(fields["answer"])
             except (KeyError, ValueError) as error:
                 raise DataError(f"{file}, line {entry.line}: no generation of a run ({error})") from error
-            answers.append(GivenAnswer(number=len(answers) + 1, fields=fields, row=row, answer=answer))
+            number = len(answers) + 1
+            answers.append(GivenAnswer(number=number, fields=fields, row=row, answer=answer, file=file.name))
     return answers
+
+
+def _reference(references: Mapping[str, tuple[str, ...]], name: str) -> tuple[str, ...]:
+    """Return what is looked for in the answer to a prompt; a copy in other words ("~1") asks for the same."""
+    return references.get(name) or references.get(name.rpartition("~")[0], ())
 
 
 def _references(path: Path) -> Mapping[str, tuple[str, ...]]:
@@ -297,7 +306,7 @@ def _counts(answers: Sequence[GivenAnswer], verdicts: Sequence[Verdict]) -> list
     """Count by file and kind: models and kinds of requests of a run have no rate together."""
     grouped: defaultdict[tuple[str, str], list[tuple[GivenAnswer, Verdict]]] = defaultdict(list)
     for given, verdict in zip(answers, verdicts, strict=True):
-        grouped[str(given.fields.get("file", "")), given.row.kind].append((given, verdict))
+        grouped[given.file, given.row.kind].append((given, verdict))
     lines = []
     for (file, kind), members in grouped.items():
         if len(grouped) > 1:

@@ -97,12 +97,12 @@ class LayerSlices:
             found |= {f"{name}[selected].{part}": thin for part, thin in rows.parameters().items()}
         return found
 
-    def compared(self, before: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the rows of each tensor as they were when `parameters` were `before`, and now, on the CPU."""
+    def compared(self, before: Mapping[str, Tensor], *, prefix: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the rows of each tensor, then and now, on the CPU; `before` has `parameters`, prefixed."""
         for name, rows in self._rows.items():
-            yield before[f"{name}[selected]"], whole(rows).cpu()
+            yield before[f"{prefix}{name}[selected]"], whole(rows).cpu()
         for name, low_rank in self._low_rank.items():
-            then = {part: before[f"{name}[selected].{part}"] for part in low_rank.parameters()}
+            then = {part: before[f"{prefix}{name}[selected].{part}"] for part in low_rank.parameters()}
             yield low_rank.values(then).cpu(), low_rank.values().cpu()
 
     def values(self) -> dict[str, Tensor]:

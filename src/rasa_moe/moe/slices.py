@@ -118,13 +118,7 @@ class ExpertSlices:
         return relative_change(
             pair
             for (layer, _), slices in zip(self._layers, self._slices, strict=True)
-            for pair in slices.compared(
-                {
-                    name.removeprefix(f"{layer.experts_name}."): tensor
-                    for name, tensor in state.items()
-                    if name.startswith(f"{layer.experts_name}.")
-                }
-            )
+            for pair in slices.compared(state, prefix=f"{layer.experts_name}.")
         )
 
     def merge(self) -> None:

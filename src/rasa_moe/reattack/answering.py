@@ -9,7 +9,7 @@ import torch
 
 from rasa_moe.data.chats import EncodedChat, collate, length_bucketed
 from rasa_moe.engines.greedy import halving
-from rasa_moe.engines.local import answer_of, readable, stop_tokens
+from rasa_moe.engines.local import answer_of, readable_batches, stop_tokens
 from rasa_moe.engines.plain import plain_decoding
 
 
@@ -42,11 +42,7 @@ def complete(
     """
     texts = [""] * len(chats)
     stops = stop_tokens(model, tokenizer)
-    places = readable(model, chats)
-    lengths = [len(chats[place]) + max_new_tokens for place in places]
-    batches = [
-        [places[number] for number in batch] for batch in length_bucketed(lengths, batch_tokens=batch_tokens)
-    ]
+    batches = readable_batches(model, chats, max_new_tokens=max_new_tokens, batch_tokens=batch_tokens)
     sampling: dict[str, Any] = (
         {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
         if temperature

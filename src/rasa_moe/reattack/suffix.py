@@ -114,16 +114,13 @@ def _with_suffix(
     """Draw a suffix token by token, each until it is written and read as itself; None where none is found."""
     plain = _encode(target, row)
     for joint in (" ", ""):
-        prompt: Suffixed | None = None
-        for number in range(1, length + 1):
-            drawn = (int(generator.choice(usable)) for _ in range(attempts))
-            begun = [] if prompt is None else prompt.suffix
-            found = (_read_back(target, row, [*begun, token], joint=joint, plain=plain) for token in drawn)
+        prompt: Suffixed | None = Suffixed(plain, [], [], joint)
+        while prompt is not None and len(prompt.suffix) < length:
+            drawn = ([*prompt.suffix, int(generator.choice(usable))] for _ in range(attempts))
+            found = (_read_back(target, row, suffix, joint=joint, plain=plain) for suffix in drawn)
             prompt = next((one for one in found if one is not None), None)
-            if prompt is None:
-                break
-            if number == length:
-                return prompt
+        if prompt is not None:
+            return prompt
     return None
 
 
