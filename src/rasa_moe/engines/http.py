@@ -151,6 +151,8 @@ class HttpEngine:
 
         def one(conversation: Sequence[Message]) -> Answer:
             nonlocal done, answered
+            if not answered and len(refused) >= most:
+                raise refused[0]
             try:
                 found = self.answer(conversation, max_new_tokens=max_new_tokens)
                 answered += 1

@@ -27,24 +27,28 @@ class LlmJudge:
         self.name = f"llm-{rubric.name}"
         self.concurrency = concurrency
         self._chat, self._rubric = chat, rubric
-        self._has_replied, self._num_refused = False, 0
+        self._has_replied = False
+        self._refused: list[RequestRefused] = []
 
     def judge(self, row: PromptRow, answer: str) -> Verdict:
         """Judge one answer; unscored if the model gives no reply to it, or one in another form than asked.
 
         Raises:
-            ModelError: The model has never replied: a wrong address or key is no property of the answers.
+            ModelError: The model has never replied: a wrong address or key is no property of the answers, nor
+                is that its server refuses the first `REFUSALS` of them.
         """
         text = visible_answer(answer)
         if not text:
             return unscored(row, reason="empty answer")
+        if not self._has_replied and len(self._refused) >= REFUSALS:
+            raise self._refused[0]
         question = Message(role="user", content=self._rubric.ask(request=row.goal, answer=text))
         try:
             reply = visible_answer(self._chat.chat((question,)))
         except RasaError as error:
-            self._num_refused += isinstance(error, RequestRefused)
-            is_of_one_answer = isinstance(error, RequestRefused) and self._num_refused < REFUSALS
-            if not self._has_replied and not is_of_one_answer:
+            if isinstance(error, RequestRefused):
+                self._refused.append(error)
+            elif not self._has_replied:
                 raise
             return unscored(row, reason=f"the judge gave no reply: {error}")
         self._has_replied = True
