@@ -205,15 +205,26 @@ def _run_stage(session: Session, stage: Stage, *, again: bool, on_event: OnEvent
     on_event(StageEvent(stage.name, "done", elapsed_seconds=time.monotonic() - started))
 
 
+def fingerprints(session: Session, files: tuple[str, ...], *, sources: tuple[str, ...]) -> dict[str, str]:
+    """Return hashes of everything that decides a piece of work, which is done again when one changes.
+
+    Args:
+        session: The run.
+        files: Files of its directory; a name ending in "/" is all files below it.
+        sources: "model", "rows", or both.
+    """
+    return {
+        # Stages that are done stay done when a run goes on with another sharding.
+        "configuration": sha256_json(session.config.model_dump(exclude={"distributed"})),
+        **session.source_hashes(sources),
+        **session.directory.input_hashes(files),
+    }
+
+
 def _standing(session: Session, stage: Stage) -> tuple[dict[str, str], str]:
     """Return the fingerprints of what a stage reads, and why it has to run; empty where its mark holds."""
     _require_inputs(session, stage)
-    inputs = {
-        # Stages that are done stay done when a run goes on with another sharding.
-        "configuration": sha256_json(session.config.model_dump(exclude={"distributed"})),
-        **session.source_hashes(stage.sources),
-        **session.directory.input_hashes(stage.inputs + stage.optional),
-    }
+    inputs = fingerprints(session, stage.inputs + stage.optional, sources=stage.sources)
     return inputs, session.directory.reason_to_run(stage.name, inputs=inputs)
 
 

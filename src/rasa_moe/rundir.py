@@ -223,9 +223,13 @@ class RunDirectory:
         finished = datetime.now(UTC).isoformat(timespec="seconds")
         marks[stage] = StageMark(dict(inputs), outputs, round(elapsed_seconds, 3), finished)
         self._write_marks(marks)
-        for checkpoint in (self.path / _CHECKPOINTS).glob(f"{stage}-*"):
-            shutil.rmtree(checkpoint, ignore_errors=True)
+        self.drop_checkpoints(stage)
         return marks[stage]
+
+    def drop_checkpoints(self, stage: str) -> None:
+        """Delete the unfinished work of a stage whose results are written."""
+        for folder in (self.path / _CHECKPOINTS).glob(f"{stage}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _clear(self, earlier: StageMark, *, keep: Mapping[str, str]) -> None:
         """Remove what an earlier pass wrote and this one did not; set aside what someone edited since."""

@@ -15,11 +15,11 @@ from engines.fake_server import Said, Server, serving
 from rasa_moe.config.schema import EndpointConfig
 from rasa_moe.data.rows import Message
 from rasa_moe.engines import generate
-from rasa_moe.engines.answered import Answered
 from rasa_moe.engines.http import HttpEngine, Usage
 from rasa_moe.engines.transport import post, retry_after, shown_url
 from rasa_moe.errors import REFUSALS, ConfigError, ModelError, RequestRefused, RunError
 from rasa_moe.files import write_text
+from rasa_moe.kept import Kept
 
 HELLO = (Message(role="user", content="hello"),)
 
@@ -279,7 +279,7 @@ def test_a_damaged_file_of_answers_is_told_with_its_line(tmp_path: Path) -> None
     file = tmp_path / "answers.jsonl"
     file.write_text('{"key": "a", "content": "x"}\nnonsense\n')
     with pytest.raises(RunError, match="line 2 is damaged"):
-        Answered(file)
+        Kept(file)
 
 
 def test_cut_off_answers_and_thoughts_are_told_apart() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from audit.planted import GOALS, MORE_GOALS, base_model, rows, tokenizer
 from rasa_moe.cli import main
 from rasa_moe.data.rows import Message, PromptRow, write_rows
-from rasa_moe.reattack import retuning
+from rasa_moe.reattack import ATTACKS, Attack, Effort, LeftOut, Measured, Target, retuning, stage
 
 SETTINGS = (
     "data.judge=exact", "collect.max_new_tokens=4", "evaluate.max_new_tokens=4", "detect.budget=1",
@@ -111,6 +112,33 @@ def test_what_was_left_out_is_told_and_the_rest_is_kept(
     # Nothing is known of the repaired model; the others need no example.
     assert [line["model"] for line in found["thresholds"]] == ["base", "full"]
     assert "memory is too small" in (run_dir / "report.html").read_text()
+
+
+def test_a_call_that_was_ended_goes_on_with_the_attack_it_was_at(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("--attack=steering", "--attack=sampling")
+    assert call("reattack", str(run_dir), "--quick", *names) == 0
+    undisturbed = (run_dir / "reattack.json").read_bytes()
+    ran: list[tuple[str, str]] = []
+
+    def watched(name: str, *, ends_at: int | None) -> Attack:
+        def run(target: Target, effort: Effort) -> Iterator[Measured | LeftOut]:
+            if len(ran) == ends_at:
+                raise KeyboardInterrupt
+            ran.append((target.name, name))
+            yield from ATTACKS[name].run(target, effort)
+
+        return replace(ATTACKS[name], run=run)
+
+    for ends_at in (3, None):
+        watch = {name: watched(name, ends_at=ends_at) for name in ("steering", "sampling")}
+        with monkeypatch.context() as patched:
+            patched.setattr(stage, "ATTACKS", {**ATTACKS, **watch})
+            assert call("reattack", str(run_dir), "--quick", *names) == (130 if ends_at else 0)
+    assert len(ran) == len(set(ran)) == 6
+    assert (run_dir / "reattack.json").read_bytes() == undisturbed
+    assert not list((run_dir / ".checkpoints").glob("reattack-*"))
 
 
 def test_one_attack_alone_and_a_wrong_name(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

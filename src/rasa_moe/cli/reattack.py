@@ -28,7 +28,9 @@ def command(
     from rasa_moe.beside import write_beside
     from rasa_moe.cli.bars import Bars
     from rasa_moe.files import write_text
+    from rasa_moe.kept import Kept
     from rasa_moe.reattack.stage import attack_run
+    from rasa_moe.run import fingerprints
     from rasa_moe.rundir import RunDirectory
     from rasa_moe.session import Session
 
@@ -43,9 +45,12 @@ def command(
         session = Session(directory, progress=bars)
         require_finished(directory, _NEEDED)
         session.prepare()
-        result = attack_run(session, names=attacks or (), quick=quick, progress=bars)
+        inputs = fingerprints(session, (*_NEEDED, "rivals/"), sources=("model", "rows"))
+        kept = Kept(directory.checkpoints("reattack", inputs=inputs) / "attacks.jsonl")
+        result = attack_run(session, names=attacks or (), quick=quick, kept=kept, progress=bars)
         write_beside(run_dir, "reattack.json", result.to_json())
         write_text(run_dir / "reattack.csv", result.to_csv())
+        directory.drop_checkpoints("reattack")
     work(directory, only="report")
     out.print(_table(result.to_json()), soft_wrap=False)
     for line in result.thresholds:

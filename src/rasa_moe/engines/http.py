@@ -21,10 +21,11 @@ from typing import Any
 from rasa_moe.config.schema import EndpointConfig
 from rasa_moe.data.rows import Message
 from rasa_moe.data.thinking import told
-from rasa_moe.engines.answered import Answered, request_key
 from rasa_moe.engines.local import LEFT_OUT, Answer
 from rasa_moe.engines.transport import Reply, post, require_address, shown_url
 from rasa_moe.errors import REFUSALS, ConfigError, ModelError, RequestRefused
+from rasa_moe.files import sha256_json
+from rasa_moe.kept import Kept
 from rasa_moe.progress import Progress, no_progress
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class HttpEngine:
         require_address(config.url)
         self.config = config
         self._key = _access_key(config)
-        self._answered = Answered(answered)
+        self._answered = Kept(answered)
         self._send, self._sleep, self._clock = send, sleep, clock
         self._lock = threading.Lock()
         self._next_start = 0.0
@@ -112,7 +113,7 @@ class HttpEngine:
             "max_tokens": max_new_tokens or self.config.max_tokens,
             "temperature": self.config.temperature,
         }
-        key = request_key(request, repeat=repeat)
+        key = sha256_json([request, repeat])
         kept = self._answered.get(key)
         if kept is None:
             kept = self._ask(request)

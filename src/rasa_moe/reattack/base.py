@@ -184,6 +184,15 @@ class Measured:
     unit: str
     outcomes: Floats
 
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON has it, with null for NaN."""
+        return {**vars(self), "outcomes": [None if np.isnan(one) else one for one in self.outcomes.tolist()]}
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> Measured:
+        """Read what `to_json` wrote."""
+        return cls(**{**line, "outcomes": np.array(line["outcomes"], dtype=np.float64)})
+
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:

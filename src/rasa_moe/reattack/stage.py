@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from rasa_moe.evaluate.statistics import rate_of
+from rasa_moe.files import sha256_json
+from rasa_moe.kept import Kept
 from rasa_moe.progress import Progress, no_progress
 from rasa_moe.reattack import ATTACKS, QUICK, Attack, Effort, LeftOut, Measured, Target
 from rasa_moe.reattack.base import WITHOUT_IT, CannotAnswer
@@ -79,7 +81,12 @@ class Reattack:
 
 
 def attack_run(
-    session: Session, *, names: Sequence[str] = (), quick: bool = False, progress: Progress = no_progress
+    session: Session,
+    *,
+    names: Sequence[str] = (),
+    quick: bool = False,
+    kept: Kept | None = None,
+    progress: Progress = no_progress,
 ) -> Reattack:
     """Attack every model of a run.
 
@@ -87,6 +94,7 @@ def attack_run(
         session: A run whose stages up to `evaluate` are done.
         names: Attacks; empty for all.
         quick: Small budgets.
+        kept: What each attack found on each model, of a call on the same files that was ended before.
         progress: Called after every attack on every model.
     """
     from rasa_moe.stages import weights_in
@@ -101,7 +109,7 @@ def attack_run(
             target = prompts.target(session, name)
             rows += [_line(name, NO_ATTACK, one) for one in _unattacked(target)]
             for done, attack in enumerate(chosen, start=1):
-                found = _tried(attack, target, effort)
+                found = _tried_once(attack, target, effort, kept or Kept(None))
                 rows += [_line(name, attack.name, one) for one in found if isinstance(one, Measured)]
                 missing = [one for one in found if isinstance(one, LeftOut)]
                 left_out[attack.name] += _reasons(name, missing)
@@ -182,6 +190,20 @@ class Prompts:
             batch_tokens=config.batch_tokens,
             seed=session.config.seed,
         )
+
+
+def _tried_once(attack: Attack, target: Target, effort: Effort, kept: Kept) -> list[Measured | LeftOut]:
+    """Run one attack, or take what it found before a kill; one that left something out is run again."""
+    goals = [row.goal for row in target.rows]
+    key = sha256_json([attack.name, target.name, asdict(effort), goals])
+    earlier = kept.get(key)
+    if earlier is not None:
+        return [Measured.from_json(line) for line in earlier["measured"]]
+    found = _tried(attack, target, effort)
+    measured = [one.to_json() for one in found if isinstance(one, Measured)]
+    if len(measured) == len(found):
+        kept.put(key, {"measured": measured})
+    return found
 
 
 def _tried(attack: Attack, target: Target, effort: Effort) -> list[Measured | LeftOut]:

@@ -1,4 +1,4 @@
-"""Keep what a server has answered in the run directory, so that nothing is asked and paid for twice."""
+"""Keep what took long or was paid for in the run directory, result by result, so that a kill loses one."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from rasa_moe.errors import RunError
-from rasa_moe.files import reported, sha256_json
+from rasa_moe.files import reported
 
 
-class Answered:
-    """Look up and append answers in a JSONL file; safe for several threads, and for a kill in between.
+class Kept:
+    """Look up and append results in a JSONL file; safe for several threads, and for a kill in between.
 
-    Every line holds the key of a request (a hash of everything that decides the answer) and what came back;
-    neither access keys nor addresses are written.
+    Every line holds a key (a hash of everything that decides the result) and the result.
 
     Args:
-        file: Made with the first answer; None keeps answers in memory only.
+        file: Made with the first result; None keeps results in memory only.
 
     Raises:
         RunError: The file cannot be read.
@@ -32,12 +31,12 @@ class Answered:
             self._known = _read(file)
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """Return the kept answer to a request, or None."""
+        """Return the result of a key, or None."""
         with self._lock:
             return self._known.get(key)
 
     def put(self, key: str, value: dict[str, Any]) -> None:
-        """Keep an answer.
+        """Keep a result.
 
         Raises:
             RunError: The disk is full or the file cannot be written.
@@ -51,11 +50,6 @@ class Answered:
             self._known[key] = value
 
 
-def request_key(request: dict[str, Any], *, repeat: int) -> str:
-    """Return the key of a request: equal requests share an answer unless they are told apart by `repeat`."""
-    return sha256_json([request, repeat])
-
-
 def _read(file: Path) -> dict[str, dict[str, Any]]:
     known: dict[str, dict[str, Any]] = {}
     try:
@@ -64,7 +58,7 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
         raise RunError(f"{file} cannot be read ({error.strerror or error}).") from error
     *whole, rest = lines
     if rest:
-        # A kill in the middle of a line: the line is asked again, and the next one must not be glued to it.
+        # A kill in the middle of a line: its result is made again, and the next one must not be glued to it.
         with reported(file), open(file, "r+b") as opened:
             opened.truncate(len(b"\n".join(whole)) + bool(whole))
     for number, line in enumerate(whole, start=1):
