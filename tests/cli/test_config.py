@@ -141,3 +141,9 @@ def test_every_setting_is_described() -> None:
 def test_differences_tell_a_count_from_a_share() -> None:
     one, all_of_them = load_config(None, ["detect.budget=1"]), load_config(None, ["detect.budget=1.0"])
     assert differences(one, all_of_them) == {"detect.budget": (1, 1.0)}
+
+
+def test_a_method_that_trains_attention_alone_needs_a_rank() -> None:
+    assert load_config(None, ["compare=attention_only"]).compare == ("attention_only",)
+    with pytest.raises(ConfigError, match="names attention_only, which trains what"):
+        load_config(None, ["compare=attention_only", "align.attention_rank=null"])

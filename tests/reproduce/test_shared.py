@@ -43,6 +43,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         (cell(align__expert_lr=1e-4), True),
         (cell("rasa_replay", align__fixed_routing="replay"), True),
         (cell("random_experts", detect__budget=5), True),
+        (cell("attention_only"), True),
         (cell(align__router_lr=1e-4), False),
         (cell(seed=1), False),
         (cell(families=("story", "letter")), False),
@@ -61,7 +62,7 @@ def test_other_methods_and_the_other_order_take_none(tmp_path: Path) -> None:
         assert routing_folder(one, tmp_path) is None and make_routing(one, tmp_path) is None
 
 
-@pytest.mark.parametrize("method", ["rasa", "random_experts"])
+@pytest.mark.parametrize("method", ["rasa", "random_experts", "attention_only"])
 def test_a_shared_routing_is_trained_once_and_gives_the_cell_that_trains_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:

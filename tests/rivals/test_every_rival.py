@@ -21,6 +21,7 @@ RATES = {
     "full": "full.lr",
     "full_no_retain": "full.lr",
     "random_experts": "align.expert_lr",
+    "attention_only": "align.expert_lr",
     **{
         name: f"rivals.{name}.lr"
         for name in ("lora", "experts_only", "routers_only", "affinity_experts", "router_kl", "rerouting")
@@ -69,6 +70,7 @@ def test_each_method_changes_what_it_says(make_job: Callable[..., Job]) -> None:
     assert experts >= _changed(job, "affinity_experts")[1]
     changed = _changed(job, "random_experts")[1]
     assert experts | routers | attention >= changed and attention <= changed
+    assert _changed(job, "attention_only")[1] == routers | attention
     assert set(_changed_steering(job)) == {STEERING}
 
 
@@ -109,7 +111,8 @@ def test_masters_in_float32_train_a_model_in_bfloat16(name: str, make_job: Calla
 def test_a_killed_training_goes_on_to_the_same_weights(
     name: str, make_job: Callable[..., Job], tmp_path
 ) -> None:
-    epochs = "align.rounds=2" if name == "random_experts" else f"{RATES[name].rsplit('.', 1)[0]}.epochs=2"
+    section = RATES[name].rsplit(".", 1)[0]
+    epochs = "align.rounds=2" if section == "align" else f"{section}.epochs=2"
     overrides = (f"{RATES[name]}=1e-3", epochs)
     whole = RIVALS[name].train(make_job(*overrides))
     job = make_job(*overrides)

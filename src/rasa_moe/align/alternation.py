@@ -104,9 +104,10 @@ class Alternation:
         self._trained: dict[str, dict[str, RepairPart]] = {}
         if "repair" in kinds:
             self._repair = ExpertRepair(model, moe, batches, config=config, shifts=shifts, routing=routing)
-            self._trained["repair"] = {
-                "experts": ExpertSlices(moe, experts, rank=config.expert_rank, seed=seed)
-            }
+            self._trained["repair"] = {}
+            if experts or config.attention_rank is None:
+                slices = ExpertSlices(moe, experts, rank=config.expert_rank, seed=seed)
+                self._trained["repair"]["experts"] = slices
             if config.attention_rank is not None:
                 attention = LowRankAttention(moe, rank=config.attention_rank, seed=seed)
                 self._trained["repair"]["attention"] = attention

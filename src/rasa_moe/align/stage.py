@@ -110,7 +110,7 @@ def align(
         moe: Its map.
         pairs: What to repair.
         retain: What to keep.
-        experts: The safety-critical experts.
+        experts: The safety-critical experts; none where attention is to learn alone.
         config: Settings of the alternation.
         routing: The patch of `make_consistent`; it becomes part of the repair. None alternates repair and
             routing consistency, as the paper does.
@@ -120,6 +120,7 @@ def align(
         progress: Called after every step.
 
     Raises:
+        ModelError: Neither experts nor attention are to learn.
         TrainingError: The loss is no longer a number; the model has its base weights all the same.
     """
     return _Training(

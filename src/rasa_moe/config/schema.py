@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rasa_moe.config.fields import (
     Count,
@@ -114,3 +114,12 @@ class Config(Section):
     distributed: DistributedSettings = Field(
         DistributedSettings(), description="Several processes, started by torchrun."
     )
+
+    @model_validator(mode="after")
+    def _attention_learns_where_nothing_else_does(self) -> Config:
+        if "attention_only" in self.compare and self.align.attention_rank is None:
+            raise ValueError(
+                "compare names attention_only, which trains what align.attention_rank adds, and that is "
+                "null; set a rank, or leave the method out"
+            )
+        return self

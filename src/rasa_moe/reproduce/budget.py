@@ -26,6 +26,7 @@ _EFFORT = {
     "lora": 1.04,
     "lora_held": 1.95,
     "random_experts": 1.72,
+    "attention_only": 1.5,
     "affinity_experts": 0.92,
     "experts_only": 0.85,
     "routers_only": 0.67,

@@ -40,8 +40,8 @@ class Method:
 
     @property
     def is_repair(self) -> bool:
-        """Whether it makes routing consistent and repairs experts, its own or random ones."""
-        return self.rival in (None, "random_experts")
+        """Whether it is RASA, on its own experts, on random ones or on none: they share consistent routing."""
+        return self.rival in (None, "random_experts", "attention_only")
 
 
 METHODS: tuple[Method, ...] = (
@@ -99,6 +99,7 @@ METHODS: tuple[Method, ...] = (
     Method("experts_only", "All experts", "rivals.experts_only.lr", "experts_only"),
     Method("routers_only", "Routers only", "rivals.routers_only.lr", "routers_only"),
     Method("random_experts", "RASA on random experts", "align.expert_lr", "random_experts"),
+    Method("attention_only", "RASA on no expert", "align.expert_lr", "attention_only"),
     Method(
         "affinity_experts",
         "Experts by affinity",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from rasa_moe.align.rivals.affinity_experts import AFFINITY_EXPERTS
+from rasa_moe.align.rivals.attention_only import ATTENTION_ONLY
 from rasa_moe.align.rivals.base import STEERING, Job, Rival, Tuned, in_use, whole_tensors
 from rasa_moe.align.rivals.experts_only import EXPERTS_ONLY
 from rasa_moe.align.rivals.full import FULL, FULL_NO_RETAIN
@@ -26,6 +27,7 @@ RIVALS: Mapping[str, Rival] = MappingProxyType(
             EXPERTS_ONLY,
             ROUTERS_ONLY,
             RANDOM_EXPERTS,
+            ATTENTION_ONLY,
             AFFINITY_EXPERTS,
             STEERING_RIVAL,
             ROUTER_KL,

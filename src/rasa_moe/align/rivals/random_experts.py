@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from rasa_moe.align.rasa import rasa
-from rasa_moe.align.rivals.base import Job, Rival, Tuned, whole_tensors
-from rasa_moe.align.rivals.selection import with_few_resamples
+from rasa_moe.align.rivals.base import Job, Rival, Tuned
+from rasa_moe.align.rivals.selection import rasa_on
 from rasa_moe.detect.aad import random_like
 from rasa_moe.detect.stage import Detection
 from rasa_moe.moe import ExpertId
@@ -21,20 +20,7 @@ def random_experts(job: Job, detection: Detection) -> list[ExpertId]:
 
 
 def _train(job: Job) -> Tuned:
-    repaired = rasa(
-        job.model,
-        job.tokenizer,
-        job.moe,
-        pairs=job.pairs,
-        retain=job.retain,
-        config=with_few_resamples(job.config),
-        routing=job.routing,
-        choose=lambda detection: random_experts(job, detection),
-        checkpoint_path=job.checkpoint_path,
-        progress=lambda _, done, total: job.progress(_METHOD, done, total),
-    )
-    log = tuple({**line, "method": _METHOD} for line in repaired.log)
-    return Tuned(tensors=whole_tensors(job.model, repaired.patch), log=log)
+    return rasa_on(job, lambda detection: random_experts(job, detection), method=_METHOD)
 
 
 RANDOM_EXPERTS = Rival(_METHOD, "RASA itself on random experts, as many in every layer", _train)
