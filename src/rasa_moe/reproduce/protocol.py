@@ -40,7 +40,7 @@ class Method:
 
     @property
     def is_repair(self) -> bool:
-        """Whether it is RASA, on its own experts, on random ones or on none: they share consistent routing."""
+        """Whether it is RASA, on its own experts, on random ones or on none; all share a routing."""
         return self.rival in (None, "random_experts", "attention_only")
 
 
