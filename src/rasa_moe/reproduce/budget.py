@@ -24,7 +24,6 @@ _EFFORT = {
     "rasa_paper": 0.37,
     "full_no_retain": 0.23,
     "lora": 1.04,
-    "lora_held": 1.95,
     "random_experts": 1.72,
     "attention_only": 1.5,
     "affinity_experts": 0.92,

@@ -89,13 +89,6 @@ METHODS: tuple[Method, ...] = (
         "full_no_retain",
     ),
     Method("lora", "LoRA", "rivals.lora.lr", "lora"),
-    Method(
-        "lora_held",
-        "LoRA with RASA's losses",
-        "rivals.lora.lr",
-        "lora",
-        {"rivals.lora.drift_weight": 3.0, "rivals.lora.context_shift": 1.0},
-    ),
     Method("experts_only", "All experts", "rivals.experts_only.lr", "experts_only"),
     Method("routers_only", "Routers only", "rivals.routers_only.lr", "routers_only"),
     Method("random_experts", "RASA on random experts", "align.expert_lr", "random_experts"),
