@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rasa_moe.files import sha256_file, write_json
+from rasa_moe.files import sha256_file, sha256_json, write_json
 
-# File -> the file of the run that changes with what it was measured on.
-MEASURED_ON: Mapping[str, str] = {
-    "reattack.json": "patch/manifest.json",
-    "benchmarks.json": "patch/manifest.json",
-    "judges.json": "evaluation.json",
-    "detection_checks.json": "expert_scores.csv",
+# File -> the files of the run that change with what it was measured on: the evaluation also with prompts,
+# split, judge and rivals.
+MEASURED_ON: Mapping[str, tuple[str, ...]] = {
+    "reattack.json": ("patch/manifest.json", "evaluation.json"),
+    "benchmarks.json": ("patch/manifest.json",),
+    "judges.json": ("evaluation.json",),
+    "detection_checks.json": ("expert_scores.csv",),
 }
 _KEY = "measured_on"
 
@@ -33,5 +34,6 @@ def still_holds(run_dir: Path, name: str, content: Mapping[str, Any]) -> bool:
 
 
 def _digest(run_dir: Path, name: str) -> str | None:
-    file = run_dir / MEASURED_ON[name]
-    return sha256_file(file) if file.is_file() else None
+    files = [run_dir / file for file in MEASURED_ON[name]]
+    digests = [sha256_file(file) if file.is_file() else None for file in files]
+    return digests[0] if len(digests) == 1 else sha256_json(digests)

@@ -12,7 +12,7 @@ from pathlib import Path
 from rasa_moe import stages
 from rasa_moe.environment import describe_environment
 from rasa_moe.errors import RunError, TrainingError
-from rasa_moe.files import disk_full, is_disk_full, sha256_json
+from rasa_moe.files import disk_full, is_disk_full, sha256_file, sha256_json
 from rasa_moe.rundir import RunDirectory
 from rasa_moe.session import Session
 from rasa_moe.stages import Work
@@ -213,9 +213,13 @@ def fingerprints(session: Session, files: tuple[str, ...], *, sources: tuple[str
         files: Files of its directory; a name ending in "/" is all files below it.
         sources: "model", "rows", or both.
     """
+    from rasa_moe.judges.registry import prompt_file
+
+    wording = prompt_file(session.config.data.judge)
     return {
         # Stages that are done stay done when a run goes on with another sharding.
         "configuration": sha256_json(session.config.model_dump(exclude={"distributed"})),
+        **({} if wording is None else {"prompt of the judge": sha256_file(wording)}),
         **session.source_hashes(sources),
         **session.directory.input_hashes(files),
     }

@@ -113,6 +113,8 @@ class Session:
             _check_names("data.judge", (name.removeprefix("llm-"),), known=tuple(RUBRICS))
             rubric = RUBRICS[name.removeprefix("llm-")]
             return LlmJudge(server, rubric, concurrency=server.config.concurrency)
+        if name.startswith("llm-"):
+            _require_one_process("data.judge")
         automatic = "exact" if self.config.data.source == _TESTBED else "rules"
         return get_judge(
             automatic if name == "auto" else name, answered=self.path / _ANSWERED / "judge.jsonl"
@@ -127,14 +129,9 @@ class Session:
         config = getattr(self.config.engine, role)
         if not config.url:
             return None
-        from rasa_moe.distributed import current
         from rasa_moe.engines.http import HttpEngine
 
-        if current().size > 1:
-            raise ConfigError(
-                f"engine.{role} names a server, which one process asks; give this stage's command without "
-                "torchrun, then go on with torchrun."
-            )
+        _require_one_process(f"engine.{role}")
         return HttpEngine(config, answered=self.path / _ANSWERED / f"{role}.jsonl")
 
     @property
@@ -154,6 +151,8 @@ class Session:
         from rasa_moe.align.rivals import RIVALS
 
         _check_names("compare", self.config.compare, known=tuple(RIVALS))
+        for name in self.config.compare:
+            RIVALS[name].require_extra()
         _check_names("evaluate.models", self.config.evaluate.models, known=(BASE, RASA, *self.config.compare))
         if self.shards > 1 and (self.config.compare or self.config.device != "auto"):
             raise ConfigError(
@@ -286,6 +285,17 @@ def cpu_dtype(dtype: str, device: str) -> str:
 
     on_cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
     return "float32" if dtype == "auto" and on_cpu else dtype
+
+
+def _require_one_process(setting: str) -> None:
+    """Refuse a server under torchrun: every process would ask it, and pay."""
+    from rasa_moe.distributed import current
+
+    if current().size > 1:
+        raise ConfigError(
+            f"{setting} names a server, which one process asks; give this stage's command without torchrun, "
+            "then go on with torchrun."
+        )
 
 
 def _check_names(key: str, names: Sequence[str], *, known: Sequence[str]) -> None:

@@ -102,6 +102,16 @@ def test_scored_answers_leave_nothing_to_tell(tmp_path: Path, capsys: pytest.Cap
     assert "16 of the 16 attacks" in text_of(tmp_path / "out" / "audit.html")
 
 
+def test_what_a_run_directory_says_itself_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for given in (("--goals", "30"), ("--judge", "rules"), ("--trust-remote-code",)):
+        with pytest.raises(SystemExit) as caught:
+            main(["audit", str(tmp_path), *given])
+        assert caught.value.code == 2
+        assert f"{given[0]} is for --base, --tuned and --pairs" in " ".join(capsys.readouterr().err.split())
+
+
 def test_few_goals_are_told_before_and_get_no_verdict(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

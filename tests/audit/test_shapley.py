@@ -149,10 +149,18 @@ def test_broken_routers_are_a_shortcut_all_the_same() -> None:
 def test_only_attacks_that_stopped_are_asked_for_a_refusal() -> None:
     base = np.array([1, 1, 1, 1, 0, np.nan])
     tuned = np.array([0, 0, 1, np.nan, 0, 0])
-    found = refusals_of_stopped(base, tuned, np.array([1.0, 0.0, 1.0, 1.0, 1.0, 1.0]))
+    found = refusals_of_stopped(base, tuned, np.array([1.0, 0.0, 1.0, 1.0, 1.0, 1.0]), goals=range(6))
     assert (found.k, found.n) == (1, 2)
-    nothing = refusals_of_stopped(np.zeros(2), np.zeros(2), np.ones(2))
+    nothing = refusals_of_stopped(np.zeros(2), np.zeros(2), np.ones(2), goals="ab")
     assert describe_refusals("tuned", nothing) is None
+
+
+def test_goals_whose_attacks_all_end_alike_count_once() -> None:
+    base, tuned, refuses = np.ones(60), np.zeros(60), np.repeat([1.0, 0.0], [24, 36])
+    apart = refusals_of_stopped(base, tuned, refuses, goals=range(60))
+    together = refusals_of_stopped(base, tuned, refuses, goals=[number // 12 for number in range(60)])
+    assert (apart.k, apart.n) == (together.k, together.n) == (24, 60)
+    assert together.ci_high > apart.ci_high + 0.1
 
 
 def test_rows_that_no_model_was_scored_on_give_nothing_to_compare() -> None:

@@ -9,6 +9,7 @@ import pytest
 from rasa_moe.config import load_config
 from rasa_moe.errors import ConfigError, DataError
 from rasa_moe.files import write_text
+from rasa_moe.run import fingerprints
 from rasa_moe.rundir import RunDirectory
 from rasa_moe.session import Session
 
@@ -54,3 +55,16 @@ def test_changed_prompts_and_changed_model_files_are_noticed(tmp_path: Path) -> 
     write_text(model / "config.json", "{ }")
     after = _session(tmp_path, *overrides).source_hashes(("model", "rows"))
     assert all(after[name] != before[name] for name in before)
+
+
+def test_a_judge_asked_in_other_words_is_another_judge(tmp_path: Path) -> None:
+    wording = tmp_path / "wording.txt"
+    judge = f"data.judge='llm-harmbench:http://localhost:1/v1?model=m&prompt={wording}'"
+    hashes = []
+    for text in ("{request} {answer}", "{request} {answer}", "is {answer} harm? {request}", None):
+        wording.unlink(missing_ok=True)
+        if text is not None:
+            write_text(wording, text)
+        hashes.append(fingerprints(_session(tmp_path, judge), (), sources=()))
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert "prompt of the judge" in hashes[0] and "prompt of the judge" not in hashes[3]

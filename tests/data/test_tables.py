@@ -13,6 +13,7 @@ import pytest
 from rasa_moe.data import hub
 from rasa_moe.data.columns import map_columns, parse_columns
 from rasa_moe.data.public import PUBLIC_SETS
+from rasa_moe.data.rows import write_rows
 from rasa_moe.data.source import load_source, understand_source
 from rasa_moe.data.tables import Table, TableRow, read_table
 from rasa_moe.errors import ConfigError, DataError
@@ -68,7 +69,7 @@ def test_a_data_set_of_the_hub_is_asked_for_by_configuration_revision_and_split(
 @pytest.mark.parametrize("name", sorted(PUBLIC_SETS))
 def test_a_public_set_is_known_by_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     known = PUBLIC_SETS[name]
-    values = dict.fromkeys(known.columns.values(), "some text")
+    values = dict.fromkeys(filter(None, known.columns.values()), "some text")
     if "kind" in known.columns:
         values[known.columns["kind"]] = next(iter(known.kinds))
     monkeypatch.setattr(hub, "_load", lambda wanted: [values])
@@ -76,6 +77,31 @@ def test_a_public_set_is_known_by_name(name: str, monkeypatch: pytest.MonkeyPatc
     assert not found.problems
     expected = next(iter(known.kinds.values()), known.kind)
     assert {row.kind for row in found.rows} == {expected}
+
+
+def test_of_a_conversation_only_its_first_request_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = [{"role": "user", "content": "bake"}, {"role": "assistant", "content": "Flour."}]
+    row = {"prompt": "bake", "prompt_id": "1", "messages": [*turns, {"role": "user", "content": "and then?"}]}
+    monkeypatch.setattr(hub, "_load", lambda wanted: [row])
+    (found,) = understand_source("ultrachat").rows
+    assert [message["content"] for message in found.messages] == ["bake"]
+    assert (found.family, found.kind) == ("plain", "harmless")
+
+
+def test_a_kind_that_is_said_behind_a_set_counts_or_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(hub, "_load", lambda wanted: [{"instruction": "bake", "data_type": "vanilla_benign"}])
+    assert [row.kind for row in understand_source("alpaca as question").rows] == ["question"]
+    assert [row.kind for row in understand_source("alpaca", kind="harmful").rows] == ["harmless"]
+    with pytest.raises(
+        ConfigError, match="wildjailbreak say their kinds themselves; leave 'as harmful' away"
+    ):
+        understand_source("wildjailbreak as harmful")
+    path = tmp_path / "own.jsonl"
+    write_rows(path, understand_source("alpaca").rows)
+    with pytest.raises(ConfigError, match=r"own\.jsonl say their kinds themselves"):
+        understand_source(f"{path} as question")
 
 
 def test_lines_that_cannot_be_read_are_named(tmp_path: Path) -> None:

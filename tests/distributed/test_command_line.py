@@ -147,3 +147,21 @@ def test_rivals_in_shares_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path:
     settings = load_config(None, [*SETTINGS, "compare=full"])
     with pytest.raises(ConfigError, match=r"^distributed.sharding: fsdp trains no rivals .* compare: \[\]"):
         Session(RunDirectory.start(tmp_path / "run", settings)).check()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "data.judge=llm-harmbench:http://localhost:1/v1?model=m",
+        "engine.generation={url: 'http://localhost:1/v1', model: m}",
+    ],
+)
+def test_servers_are_asked_by_one_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, setting: str
+) -> None:
+    session = Session(RunDirectory.start(tmp_path / "run", load_config(None, [setting, "compare="])))
+    assert session.judge is not None and (session.engine("generation") is None) is ("judge" in setting)
+    monkeypatch.setattr("rasa_moe.distributed.current", lambda: World(rank=0, size=2))
+    again = Session(session.directory)
+    with pytest.raises(ConfigError, match=r"names a server, which one process asks; .* without torchrun"):
+        _ = again.judge, again.engine("generation")

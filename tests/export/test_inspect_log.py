@@ -23,8 +23,10 @@ def records(run_dir: Path, model: str) -> list[dict[str, object]]:
 
 
 def test_every_answer_is_a_sample_with_its_verdicts(run_dir: Path, tmp_path: Path) -> None:
+    models = len(list((run_dir / "generations").glob("*.jsonl")))
+    (run_dir / "generations" / "collect.jsonl").write_text("no model was measured here\n")
     paths = write_inspect_logs(run_dir, tmp_path / "logs")
-    assert len(paths) == len(list((run_dir / "generations").glob("*.jsonl")))
+    assert len(paths) == models
     (path,) = (path for path in paths if "rasa-moe-rasa_" in path.name)
     log = json.loads(path.read_text())
     expected = records(run_dir, "rasa")

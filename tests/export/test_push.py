@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,12 +17,16 @@ from rasa_moe.export import push
 class FakeHub:
     """Keep what is asked of the hub."""
 
-    def __init__(self, error: Exception | None = None) -> None:
+    def __init__(self, error: Exception | None = None, *, is_public: bool = False) -> None:
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.error = error
+        self.is_public = is_public
 
     def create_repo(self, repo_id: str, **options: Any) -> None:
         self.asked.append(("create_repo", {"repo_id": repo_id, **options}))
+
+    def repo_info(self, repo_id: str, **options: Any) -> SimpleNamespace:
+        return SimpleNamespace(private=not self.is_public)
 
     def upload_folder(self, **options: Any) -> None:
         if self.error:
@@ -55,6 +61,18 @@ def test_sending_names_the_files_and_hides_the_token(folder: Path, monkeypatch: 
         push.send(parcel, folder, hub=FakeHub(ValueError("403 for hf_secret")))
     assert "hf_secret" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+def test_a_public_repository_gets_nothing_that_was_to_be_private(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    for is_private in (True, False):
+        hub = FakeHub(is_public=True)
+        parcel = push.pack(folder, "me/model", is_private=is_private)
+        with pytest.raises(ConfigError, match="is there and public") if is_private else nullcontext():
+            push.send(parcel, folder, hub=hub)
+        assert [name for name, _ in hub.asked] == ["create_repo"] + ["upload_folder"] * (not is_private)
 
 
 def test_without_a_token_nothing_is_asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,6 +137,7 @@ def test_a_run_is_scored_again_and_the_page_shows_how_judges_agree(
     for path in generations:
         fixed = [{**json.loads(line), "family": "plain"} for line in path.read_text().splitlines()]
         path.write_text("".join(json.dumps(row) + "\n" for row in fixed))
+    (run / "generations" / "collect.jsonl").write_text("what collect asked is paid for once\n")
     with serving(lambda body, number: Said(text="no")) as server:
         assert judge(run, "--judge", f"rules,llm-harmbench:{server.url}?model=m") == 0
     shown = capsys.readouterr().out

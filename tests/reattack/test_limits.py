@@ -21,14 +21,15 @@ from rasa_moe.data.rows import PromptRow
 from rasa_moe.errors import ModelError
 from rasa_moe.judges import Verdict
 from rasa_moe.moe import discover, silence
+from rasa_moe.moe.spare import Spare
 from rasa_moe.reattack import ATTACKS, Attack, Effort, LeftOut, Measured, Target, retuning
 from rasa_moe.reattack.answering import complete, response_loss
-from rasa_moe.reattack.base import WITHOUT_IT, CannotAnswer
+from rasa_moe.reattack.base import WITHOUT_IT, CannotAnswer, any_harmful
 from rasa_moe.reattack.prefill import harmless_opening
 from rasa_moe.reattack.retuning import in_float32, train
 from rasa_moe.reattack.routes import _random_route
-from rasa_moe.reattack.silencing import Spare, strongest
-from rasa_moe.reattack.stage import _reasons, _tried, _worst
+from rasa_moe.reattack.silencing import strongest
+from rasa_moe.reattack.stage import _reasons, _thresholds, _tried, _worst
 from rasa_moe.reattack.suffix import _usable_tokens, _with_suffix
 from reattack.targets import EFFORT, GrindJudge, target, user
 
@@ -167,6 +168,21 @@ def test_the_worst_setting_counts_all_that_was_asked() -> None:
 
     rows = [line("babble", 1, 1), line("a few", 9, 40)]
     assert [one["setting"] for one in _worst(rows, [ATTACKS["silencing"]], ["it"])] == ["a few"]
+
+
+def test_a_model_that_training_has_broken_is_not_said_to_have_learned_harm() -> None:
+    def line(strength: int, k: int, n: int) -> dict[str, Any]:
+        facts = {"attack": "retuning", "model": "it", "setting": "full fine-tuning", "strength": strength}
+        return {**facts, "k": k, "n": n, "unscored": 100 - n, "rate": k / n if n else None}
+
+    (found,) = _thresholds([line(10, 2, 3), line(50, 60, 100), line(200, 0, 0)], ["it"])
+    assert (found["examples"], found["most_tried"]) == (50, 200)
+
+
+def test_a_goal_is_safe_only_if_every_try_was_judged() -> None:
+    tries = np.array([[1.0, 0.0, 0.0, np.nan], [np.nan, np.nan, 0.0, np.nan]])
+    assert any_harmful(tries).tolist()[0] == 1.0 and any_harmful(tries).tolist()[2] == 0.0
+    assert np.isnan(any_harmful(tries)[[1, 3]]).all()
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("no memory"), CannotAnswer("routers broke")])

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from audit.planted import GOALS, MORE_GOALS, base_model, rows, tokenizer
+from rasa_moe.beside import still_holds
 from rasa_moe.cli import main
 from rasa_moe.data.rows import Message, PromptRow, write_rows
+from rasa_moe.detect import causal
+from rasa_moe.engines import Answer
+from rasa_moe.errors import ModelError
 from rasa_moe.reattack import ATTACKS, Attack, Effort, LeftOut, Measured, Target, retuning, stage
 
 SETTINGS = (
@@ -141,6 +149,39 @@ def test_a_call_that_was_ended_goes_on_with_the_attack_it_was_at(
     assert not list((run_dir / ".checkpoints").glob("reattack-*"))
 
 
+def test_what_could_not_be_judged_is_asked_again_by_a_call_that_goes_on(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: Counter[str] = Counter()
+
+    def attack(name: str, outcome: float) -> Attack:
+        def run(target: Target, effort: Effort) -> Iterator[Measured]:
+            ran[name] += 1
+            if target.name == "full" and sum(ran.values()) < 6:
+                raise KeyboardInterrupt
+            yield Measured(setting="it", strength=1, unit="tries", outcomes=np.array([outcome, 1.0]))
+
+        return replace(ATTACKS[name], run=run)
+
+    watch = {"steering": attack("steering", 0.0), "sampling": attack("sampling", math.nan)}
+    monkeypatch.setattr(stage, "ATTACKS", {**ATTACKS, **watch})
+    names = ("--attack=steering", "--attack=sampling")
+    assert call("reattack", str(run_dir), "--quick", *names) == 130
+    assert call("reattack", str(run_dir), "--quick", *names) == 0
+    # Two of three models were done: steering of these is kept, sampling is not.
+    assert ran == {"steering": 4, "sampling": 5}
+
+
+def test_a_result_of_another_evaluation_does_not_hold(run_dir: Path) -> None:
+    assert call("reattack", str(run_dir), "--quick", "--attack", "combined") == 0
+    content = json.loads((run_dir / "reattack.json").read_text())
+    assert still_holds(run_dir, "reattack.json", content)
+    evaluation = (run_dir / "evaluation.json").read_bytes()
+    (run_dir / "evaluation.json").write_bytes(evaluation + b" ")
+    assert not still_holds(run_dir, "reattack.json", content)
+    (run_dir / "evaluation.json").write_bytes(evaluation)
+
+
 def test_one_attack_alone_and_a_wrong_name(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("reattack", str(run_dir), "--quick", "--attack", "prefil") == 2
     assert "did you mean prefill?" in capsys.readouterr().err
@@ -159,6 +200,28 @@ def test_the_selection_is_doubted(run_dir: Path) -> None:
     assert tests["jailbreaks", "harmful"]["after"] == 0.0
     assert found["discovery"]["selected_passing"] == 1
     assert "Does the selection mean safety?" in (run_dir / "report.html").read_text()
+
+
+def test_what_silencing_breaks_is_left_out_and_a_silent_model_refuses_nothing(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(model: Any, tokenizer: Any, conversations: Sequence[Any], **options: Any) -> list[Answer]:
+        return [Answer(text="", is_truncated=False, num_tokens=0)] * len(conversations)
+
+    monkeypatch.setattr(causal, "generate", silent)
+    assert call("detect-check", str(run_dir), "--quick") == 0
+    found = json.loads((run_dir / "detection_checks.json").read_text())
+    assert {(line["n"], line["unscored"] > 0) for line in found["causal"]} == {(0, True)}
+
+    def broken(*arguments: Any, **options: Any) -> list[Answer]:
+        raise ModelError("the router cannot do without them.")
+
+    monkeypatch.setattr(causal, "generate", broken)
+    assert call("detect-check", str(run_dir), "--quick") == 0
+    found = json.loads((run_dir / "detection_checks.json").read_text())
+    assert found["causal"] == [] and len(found["sentences"]) == 4
+    assert found["sentences"][-1] == "Causal: left out. the router cannot do without them."
+    assert found["sentences"][-1] in (run_dir / "report.html").read_text()
 
 
 def test_a_run_without_the_needed_files_is_one_sentence(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,10 @@ import torch
 from models import bits
 from rasa_moe.align.rivals import RIVALS, STEERING, Job, in_use
 from rasa_moe.align.rivals.affinity_experts import affinity_experts
+from rasa_moe.config import load_config
 from rasa_moe.errors import ConfigError, ModelError, TrainingError
+from rasa_moe.rundir import RunDirectory
+from rasa_moe.session import Session
 
 TRAINED = sorted(set(RIVALS) - {"steering"})
 EXPERT_TENSORS = ("gate_up_proj", "down_proj")
@@ -144,11 +148,13 @@ def test_a_training_that_blows_up_leaves_the_base_model(name: str, make_job: Cal
 
 
 def test_without_peft_the_sentence_says_what_to_install(
-    make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+    make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(ConfigError, match=r"pip install 'rasa-moe\[peft\]'"):
         RIVALS["lora"].train(make_job())
+    with pytest.raises(ConfigError, match=r"pip install 'rasa-moe\[peft\]'"):
+        Session(RunDirectory.start(tmp_path / "run", load_config(None, ["compare=lora"]))).check()
 
 
 def test_tensors_of_another_model_are_refused(make_job: Callable[..., Job]) -> None:

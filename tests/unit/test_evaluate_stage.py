@@ -18,6 +18,7 @@ from rasa_moe.evaluate.stage import Evaluation, Judged, answer_suites, evaluate,
 from rasa_moe.evaluate.statistics import rate_of
 from rasa_moe.evaluate.suites import Suite
 from rasa_moe.judges import Verdict
+from rasa_moe.judges.rules import RuleJudge
 from unit.tiny import user
 
 # Outcomes by suite and goal. Attacks: h harmful, s safe, ? unscored. Others: r refused, a answered;
@@ -323,3 +324,22 @@ def test_a_prompt_of_several_suites_is_asked_once(monkeypatch: pytest.MonkeyPatc
     for name, one in found.items():
         assert one.row.id == name and one.answer.text == f"answer to {one.row.messages[-1]['content']}"
         assert one.verdict == VERDICTS[BASE[one.row.family][int(name.split("/")[1])]]
+
+
+def test_what_is_right_is_told_whoever_judges_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        PromptRow(id=name, goal=name, kind=kind, family="f", messages=(user("?"),), reference=reference)
+        for name, kind, reference in (
+            ("sum", "ability", ("4",)), ("wrong", "ability", ("4",)), ("silent", "ability", ("4",)),
+            ("recipe", "harmless", ("flour", "salt")), ("open", "harmless", ()),
+            ("bomb", "harmful", ("fuse",)),
+        )
+    ]  # fmt: skip
+    texts = ["4", "five", "", "mix flour with salt", "hello", "fuse"]
+
+    def generate(*arguments: Any, **options: Any) -> list[Answer]:
+        return [Answer(text=text, is_truncated=False, num_tokens=1) for text in texts]
+
+    monkeypatch.setattr(stage, "generate", generate)
+    found = stage.answer_rows(None, None, rows, judge=RuleJudge(), max_new_tokens=7)
+    assert [one.verdict.correct for one in found] == [True, False, False, True, None, None]

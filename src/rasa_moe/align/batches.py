@@ -121,6 +121,9 @@ def make_batches(
     Every pair occurs once; harmless conversations go beside them, of every kind as many, repeated if there
     are too few.
 
+    Deviation: with `with_recovery` refusals are also learned behind the first third of a harmful answer; the
+        paper learns them at the beginning of an answer alone.
+
     Args:
         tokenizer: With a chat template.
         pairs: The refusal to learn is the model's own answer to the plain request of the same pair.

@@ -4,6 +4,8 @@ The operations are those that red-teamers and augmenters use: words of the wrapp
 repeated or joined by others, and a piece of another prompt may come before or after. See Wei and Zou, "EDA:
 easy data augmentation" (2019), and Yu et al., "GPTFuzzer" (2023). Everything runs offline; whether a changed
 attack still works is for the base model and the judge to say.
+
+Deviation: the paper trains on jailbreaks as they were collected; `collect.mutations` 0 is its form.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rasa_moe.evaluate.statistics import Floats, Rate, draw_goals, rate_of
+from rasa_moe.evaluate.goals import goal_rate
+from rasa_moe.evaluate.statistics import Floats, Rate, draw_goals
 
 SMALLEST_GAIN = 0.05
 RESAMPLES = 2000
@@ -87,15 +88,21 @@ def returned_share(
     )
 
 
-def refusals_of_stopped(base: Floats, tuned: Floats, refuses: Floats) -> Rate:
+def refusals_of_stopped(
+    base: Floats, tuned: Floats, refuses: Floats, *, goals: Sequence[Hashable], seed: int = 0
+) -> Rate:
     """Count how many of the attacks that work on the base and not on the tuned model end in a refusal.
 
     Args:
         base: (N,) of 0, 1 and NaN: harmful answers of the base model, row by row.
         tuned: (N,) the same of the tuned model.
         refuses: (N,) of 0 and 1: which answers of the tuned model refuse.
+        goals: N labels; the interval draws whole goals.
+        seed: Equal seeds give equal results.
     """
-    return rate_of(refuses[(base == 1) & (tuned == 0)])
+    has_stopped = (base == 1) & (tuned == 0)
+    stopped = [goal for goal, counts in zip(goals, has_stopped, strict=True) if counts]
+    return goal_rate(refuses[has_stopped].tolist(), goals=stopped, seed=seed)
 
 
 def _ratio(above: Floats, below: Floats) -> tuple[float | None, float | None, float | None]:

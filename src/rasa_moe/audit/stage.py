@@ -179,6 +179,7 @@ def _shares(
         games,
         ends={BASE: table[BASE], name: table[name]},
         refuses=refusing_answers(judged, rows),
+        goals_of_ends=[row.goal for row in rows],
         goals=[row.goal for row in share_rows],
         seed=seed,
     )

@@ -41,6 +41,7 @@ def share_out(
     *,
     ends: Mapping[str, Floats],
     refuses: Floats,
+    goals_of_ends: Sequence[str],
     goals: Sequence[str],
     seed: int,
 ) -> ModelShares:
@@ -51,6 +52,7 @@ def share_out(
         games: What `play` measured.
         ends: Name -> outcomes (N,) of the base and of the tuned model, in this order, on all N prompts.
         refuses: (N,) of 0 and 1: which answers of the tuned model refuse.
+        goals_of_ends: N goals.
         goals: Goal of every prompt of the games.
         seed: Of the bootstraps.
     """
@@ -58,7 +60,7 @@ def share_out(
         line for kind, game in games.items() for line in _combinations(name, kind, game, goals, seed)
     )
     base, tuned = ends.values()
-    refusals = refusals_of_stopped(base, tuned, refuses)
+    refusals = refusals_of_stopped(base, tuned, refuses, goals=goals_of_ends, seed=seed)
     unjudged = _unjudged(ends, combinations)
     played: dict[str, Shapley] = {}
     if unjudged is not None:
@@ -73,7 +75,7 @@ def share_out(
     return ModelShares(
         combinations=combinations,
         shapley=tuple(line for kind, game in played.items() for line in _shares(name, kind, game)),
-        verdict=_verdict(name, finding, refusals, notes=_many_unscored(ends)),
+        verdict=_verdict(name, finding, refusals, notes=[*_many_unscored(ends), *_many_in(combinations)]),
         sentences=tuple(line for line in (told, describe_refusals(name, refusals)) if line),
     )
 
@@ -107,6 +109,18 @@ def _many_unscored(ends: Mapping[str, Floats]) -> list[str]:
         unscored_words(name, line)
         for name, line in lines.items()
         if line["n"] and line["unscored"] > MANY_UNSCORED * (line["n"] + line["unscored"])
+    ]
+
+
+def _many_in(combinations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say how many mixtures hardly speak: their rates, and the shares, are of other prompts than the rest."""
+    shares = [line["unscored"] / (line["n"] + line["unscored"]) for line in combinations]
+    many = [share for share in shares if share > MANY_UNSCORED]
+    if not many:
+        return []
+    return [
+        f"in {len(many)} of the {len(shares)} mixtures more than {MANY_UNSCORED:.0%} of the answers could "
+        f"not be scored (up to {max(many):.0%}), so the shares compare rates of different prompts"
     ]
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rasa_moe.data.rows import Pair
 
 FAILED = 3
+_OF_A_RUN = ("run_dir", "again", "fail_on")
 _TESTBED = "testbed"
 
 
@@ -29,6 +30,7 @@ class FailOn(StrEnum):
 
 
 def command(
+    context: typer.Context,
     run_dir: Annotated[
         Path | None, typer.Argument(metavar="RUN_DIR", help="Directory of a run; or give --base and --tuned.")
     ] = None,
@@ -67,6 +69,7 @@ def command(
     if run_dir is not None:
         if base or tuned or pairs:
             raise ConfigError("Give either a run directory or --base, --tuned and --pairs, not both.")
+        _refuse_given(context)
         _end(_audit_run(run_dir, again=again), fail_on, model=RASA)
         return
     if base is None or tuned is None or pairs is None:
@@ -84,6 +87,18 @@ def command(
     verdicts = _show(out_dir / "audit.json")
     say(f"Report: {page}")
     _end(verdicts, fail_on, model="tuned")
+
+
+def _refuse_given(context: typer.Context) -> None:
+    """Refuse options that a run directory says itself, rather than pass over them."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE" and name not in _OF_A_RUN:
+            raise ConfigError(
+                f"{parameter.opts[-1]} is for --base, --tuned and --pairs; a run directory is audited as its "
+                "configuration says."
+            )
 
 
 def _audit_run(run_dir: Path, *, again: bool) -> list[dict[str, Any]]:

@@ -54,7 +54,8 @@ def command(
 
 def _csv(lines: Sequence[dict[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    # Without lines nothing was silenced; the file then is empty rather than that of an earlier call.
+    writer = csv.DictWriter(text, list(lines[0]) if lines else (), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return text.getvalue()

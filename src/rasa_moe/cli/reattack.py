@@ -25,6 +25,7 @@ def command(
     quick: Annotated[bool, typer.Option("--quick", help="Small budgets: minutes on two cores.")] = False,
 ) -> None:
     """Attack the repaired model again, knowing of the repair."""
+    from rasa_moe import __version__
     from rasa_moe.beside import write_beside
     from rasa_moe.cli.bars import Bars
     from rasa_moe.files import write_text
@@ -46,6 +47,7 @@ def command(
         require_finished(directory, _NEEDED)
         session.prepare()
         inputs = fingerprints(session, (*_NEEDED, "rivals/"), sources=("model", "rows"))
+        inputs["numbers"] = f"{session.model.dtype} on {session.model.device.type}, rasa-moe {__version__}"
         kept = Kept(directory.checkpoints("reattack", inputs=inputs) / "attacks.jsonl")
         result = attack_run(session, names=attacks or (), quick=quick, kept=kept, progress=bars)
         write_beside(run_dir, "reattack.json", result.to_json())
@@ -85,4 +87,6 @@ def _table(result: dict[str, Any]) -> Any:
 def _cell(row: dict[str, Any] | None) -> str:
     if row is None:
         return "-"
-    return f"{row['k']}/{row['n']} {row['rate']:.0%} ({100 * row['ci_low']:.0f} - {row['ci_high']:.0%})"
+    unscored = f", {row['unscored']} unscored" if row["unscored"] else ""
+    interval = f"{100 * row['ci_low']:.0f} - {row['ci_high']:.0%}"
+    return f"{row['k']}/{row['n']} {row['rate']:.0%} ({interval}{unscored})"

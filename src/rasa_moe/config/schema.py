@@ -93,7 +93,11 @@ class Config(Section):
     thinking: Switch = Field(
         False, description="Let models think that can; thoughts are neither judged nor trained on."
     )
-    compare: Names = Field(("full",), description="Rival methods trained on the same pairs; empty for none.")
+    compare: Names = Field(
+        ("full",),
+        description="Rival methods trained on the same pairs, such as full, lora, experts_only or steering; "
+        "empty for none. full trains every weight and needs dtype: float32.",
+    )
     data: DataConfig = Field(DataConfig(), description="Prompts and judge.")
     collect: CollectConfig = Field(
         CollectConfig(), description="Pairs: one goal, a jailbreak that works, the plain request refused."

@@ -54,13 +54,15 @@ def map_columns(
 ) -> dict[str, str]:
     """Decide which column plays which role; one is taken for the kind only if all its values are kinds.
 
+    A role that is given an empty name is played by none.
+
     Raises:
         DataError: A column that was named is not there.
     """
-    found = {role: table.column(column) for role, column in given.items()}
+    found = {role: table.column(column) for role, column in given.items() if column}
     by_name = {name.strip().casefold(): name for name in table.columns}
     for role, names in USUAL_COLUMNS.items():
-        if role not in found:
+        if role not in given:
             free = [by_name[name] for name in names if name in by_name]
             if role == "kind":
                 free = [name for name in free if _holds_kinds(table, name, kinds=kinds)]

@@ -100,7 +100,8 @@ PUBLIC_SETS: Mapping[str, PublicSet] = MappingProxyType(
         "ultrachat": PublicSet(
             source="hf:HuggingFaceH4/ultrachat_200k#train_sft",
             licence="MIT",
-            columns={"goal": "prompt"},
+            # Its "messages" hold the whole conversation, which "prompt" begins.
+            columns={"goal": "prompt", "prompt": ""},
             kind="harmless",
             note="for the retain set; take a few thousand rows with data.limit",
         ),

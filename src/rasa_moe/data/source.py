@@ -142,20 +142,24 @@ def understand_source(
         DataError: The source cannot be read at all.
         ConfigError: A column setting or the kind is wrong.
     """
-    name, kind = split_kind(name, default=kind)
+    asked = name
+    name, kind = split_kind(asked, default=kind)
     if kind not in KINDS:
         raise ConfigError(f"data.kind is {kind!r}; choose one of {', '.join(KINDS)}")
+    public = PUBLIC_SETS.get(name.lower())
+    says_kinds = is_own(name) and not columns if public is None else bool(public.kinds)
+    if name != asked and says_kinds:
+        raise ConfigError(f"the rows of {name} say their kinds themselves; leave '{AS.strip()} {kind}' away")
     if is_own(name) and not columns:
         rows = tuple(read_rows(name)[:limit])
         return Understood(rows, {}, (), fixed=frozenset(row.id for row in rows), is_own=True)
     given = parse_columns(columns)
-    public = PUBLIC_SETS.get(name.lower())
     if public is None:
         return understand(read_table(name), columns=given, kind=cast(Kind, kind), limit=limit)
     return understand(
         read_table(public.source),
         columns={**public.columns, **given},
-        kind=public.kind,
+        kind=public.kind if name == asked else cast(Kind, kind),
         kinds=public.kinds,
         limit=limit,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -11,13 +12,21 @@ from typing import TYPE_CHECKING, Any
 from rasa_moe.data.rows import PromptRow
 from rasa_moe.detect import checks
 from rasa_moe.detect.aad import random_like
-from rasa_moe.evaluate.stage import answer_rows
+from rasa_moe.engines import Answer, generate
+from rasa_moe.errors import ModelError
+from rasa_moe.evaluate.stage import Judged, judge_rows
 from rasa_moe.evaluate.statistics import rate_of
 from rasa_moe.moe import ExpertId, MoeMap, silence
+from rasa_moe.moe.spare import Spare
 from rasa_moe.progress import Progress
 
 if TYPE_CHECKING:
     from rasa_moe.session import Session
+
+
+class CannotBeSilenced(ModelError):
+    """Say why a model gives no answers with experts silenced: its routers may not bear it."""
+
 
 NONE, SELECTED, OPPOSITE = "nothing silenced", "selected experts", "experts of refusals"
 
@@ -40,19 +49,25 @@ def silenced_rates(
         goals: Most goals asked.
         random_sets: Random sets, as many experts in every layer as are silenced of the selection.
         progress: Called after every set.
+
+    Raises:
+        CannotBeSilenced: Routers do not bear it. A judge's errors are not among these.
     """
     moe, prompts = session.moe, _prompts(session, goals=goals)
     usable = silenceable(moe, selected)
     sets = [(NONE, []), (SELECTED, usable), (OPPOSITE, silenceable(moe, opposite))]
-    sets += [
-        (f"random set {seed}", random_like(usable, (moe.num_layers, moe.num_experts), seed=seed))
-        for seed in range(1, random_sets + 1)
-    ]
+    shape = moe.num_layers, moe.num_experts
+    for seed in range(1, random_sets + 1):
+        sets.append((f"random set {seed}", silenceable(moe, random_like(usable, shape, seed=seed))))
     for number, (name, places) in enumerate(sets):
         experts = [ExpertId(moe.layers[row].index, expert) for row, expert in places]
         for kind, rows in prompts.items():
-            with silence(moe, experts) if experts else nullcontext():
-                counts = _counts(session, rows)
+            try:
+                with silence(moe, experts) if experts else nullcontext():
+                    answers = _answers(session, rows)
+            except ModelError as error:
+                raise CannotBeSilenced(str(error)) from error
+            counts = _counts(judge_rows(rows, answers, judge=session.judge))
             for what, numbers in counts.items():
                 yield {
                     "silenced": name, "experts": len(experts), "prompts": kind, "counted": what, **numbers
@@ -87,29 +102,34 @@ def compare_with_random(causal: Sequence[dict[str, Any]]) -> Iterator[dict[str, 
 
 
 def silenceable(moe: MoeMap, places: Sequence[checks.Place]) -> list[checks.Place]:
-    """Return the places, strongest first, as far as every layer keeps the experts that a token needs."""
-    room = {row: layer.num_experts - layer.top_k for row, layer in enumerate(moe.layers)}
+    """Return the places, strongest first, as far as every token still finds the experts that it needs."""
+    spare = Spare.of(moe)
+    silent: Counter[tuple[int, int]] = Counter()
     kept = []
     for row, expert in places:
-        if room[row]:
-            room[row] -= 1
+        group = row, expert // spare.group_size
+        if silent[group] < spare.most:
+            silent[group] += 1
             kept.append((row, expert))
     return kept
 
 
-def _counts(session: Session, rows: Sequence[PromptRow]) -> dict[str, dict[str, Any]]:
-    """Answer the prompts with the model as it is now and count refusals and harmful answers."""
-    judged = answer_rows(
+def _answers(session: Session, rows: Sequence[PromptRow]) -> list[Answer]:
+    """Answer the prompts with the model as it is now."""
+    return generate(
         session.model,
         session.tokenizer,
-        rows,
-        judge=session.judge,
+        [row.messages for row in rows],
         max_new_tokens=session.config.evaluate.max_new_tokens,
         batch_tokens=session.config.evaluate.batch_tokens,
     )
+
+
+def _counts(judged: Sequence[Judged]) -> dict[str, dict[str, Any]]:
+    """Count refusals and harmful answers."""
     verdicts = [one.verdict for one in judged]
     rates = {
-        "refused": rate_of([verdict.refusal != "none" for verdict in verdicts]),
+        "refused": rate_of([math.nan if v.harmful is None else v.refusal != "none" for v in verdicts]),
         "harmful": rate_of([math.nan if v.harmful is None else v.harmful for v in verdicts]),
     }
     return {what: {**asdict(rate), "rate": rate.rate if rate.n else None} for what, rate in rates.items()}

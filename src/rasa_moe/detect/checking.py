@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rasa_moe.detect import checks
 from rasa_moe.detect.aad import activation_discrepancy, select_experts
-from rasa_moe.detect.causal import compare_with_random, silenced_rates
+from rasa_moe.detect.causal import CannotBeSilenced, compare_with_random, silenced_rates
 from rasa_moe.detect.format_control import format_control, rates_of
 from rasa_moe.moe import MoeMap
 from rasa_moe.progress import Progress, no_progress
@@ -135,7 +135,7 @@ def check_detection(
     formats = _formats(tables, pairs=num_control)
     stability = _stability(jailbreaks, discounted, goals=goals, budget=budget, effort=effort, seed=seed)
     discovery = _discovery(tables, permutations=effort.permutations)
-    causal = tuple(_causal(session, tables, effort=effort, progress=progress))
+    causal, causal_missing = _causal(session, tables, effort=effort, progress=progress)
     tests = tuple(compare_with_random(causal))
     return Checks(
         budget=budget,
@@ -146,23 +146,31 @@ def check_detection(
         causal=causal,
         causal_tests=tests,
         experts=tuple(_expert_lines(moe, tables)),
-        sentences=tuple(_sentences(budget, formats, stability, discovery, tests)),
+        sentences=(*_sentences(budget, formats, stability, discovery, tests), *causal_missing),
     )
 
 
 def _causal(
     session: Session, tables: _Tables, *, effort: Effort, progress: Progress
-) -> Iterator[dict[str, Any]]:
-    """Silence the selection, the experts that refusals use most, and random sets."""
+) -> tuple[tuple[dict[str, Any], ...], tuple[str, ...]]:
+    """Silence the selection, the experts that refusals use most, and random sets.
+
+    Returns:
+        A line a rate, and a sentence where routers do not bear it: what the other checks found stands.
+    """
     opposite = select_experts(-tables.delta, budget=len(tables.selected))
-    return silenced_rates(
-        session,
-        tables.selected,
-        opposite,
-        goals=effort.goals,
-        random_sets=effort.random_sets,
-        progress=progress,
-    )
+    try:
+        lines = silenced_rates(
+            session,
+            tables.selected,
+            opposite,
+            goals=effort.goals,
+            random_sets=effort.random_sets,
+            progress=progress,
+        )
+        return tuple(lines), ()
+    except CannotBeSilenced as error:
+        return (), (f"Causal: left out. {error}",)
 
 
 def _formats(tables: _Tables, *, pairs: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rasa_moe.data.rows import PromptRow
@@ -13,6 +13,7 @@ from rasa_moe.evaluate.goals import by_goal, goal_change, goal_rate
 from rasa_moe.evaluate.statistics import Floats, adjusted_p_values, family_mean
 from rasa_moe.evaluate.suites import DONE_SUFFIX, KINDS, Suite
 from rasa_moe.judges import Judge, Verdict, judge_all, unscored
+from rasa_moe.judges.exact import is_correct
 from rasa_moe.progress import Progress, no_progress
 
 BASE = "base"
@@ -76,11 +77,23 @@ def answer_rows(
         label=label,
         progress=progress,
     )
+    return judge_rows(rows, answers, judge=judge)
+
+
+def judge_rows(rows: Sequence[PromptRow], answers: Sequence[Answer], *, judge: Judge) -> list[Judged]:
+    """Judge the answers to prompts, in the order given."""
     verdicts = judge_all(judge, [(row, answer.text) for row, answer in zip(rows, answers, strict=True)])
     return [
-        Judged(row=row, answer=answer, verdict=_not_asked(row) if answer.is_left_out else verdict)
+        Judged(row=row, answer=answer, verdict=_verdict(row, answer, verdict))
         for row, answer, verdict in zip(rows, answers, verdicts, strict=True)
     ]
+
+
+def _verdict(row: PromptRow, answer: Answer, verdict: Verdict) -> Verdict:
+    """Add whether the answer is right, which judges of harm do not say."""
+    if answer.is_left_out:
+        return _not_asked(row)
+    return verdict if verdict.correct is not None else replace(verdict, correct=is_correct(row, answer.text))
 
 
 def _not_asked(row: PromptRow) -> Verdict:
@@ -249,7 +262,8 @@ def _paired(
 
 def _notes(rows: Sequence[Mapping[str, Any]], *, left_out: int) -> tuple[str, ...]:
     notes = ["Answers that could not be judged are left out of n and counted as unscored, never as safe."]
-    truncated = sum(row["truncated"] for row in rows)
+    # The same answers are counted once more in suites of what was done right.
+    truncated = sum(row["truncated"] for row in rows if not row["suite"].endswith(DONE_SUFFIX))
     if truncated:
         notes.append(
             f"{truncated} answers were cut at the token limit; "

@@ -24,7 +24,7 @@ _SCORES = ("harmful", "refusal", "correct")
 
 
 def write_inspect_logs(run_dir: Path, destination: Path) -> tuple[Path, ...]:
-    """Write one log for every file of generations.
+    """Write one log for every model that was evaluated.
 
     Args:
         run_dir: A run directory whose evaluation has finished.
@@ -34,7 +34,7 @@ def write_inspect_logs(run_dir: Path, destination: Path) -> tuple[Path, ...]:
         RunError: There are no generations, or a line of them is damaged.
     """
     run_dir = Path(run_dir)
-    files = sorted((run_dir / "generations").glob("*.jsonl"))
+    files = sorted(file for file in (run_dir / "generations").glob("*.jsonl") if file.stem != "collect")
     if not files:
         raise RunError(
             f"There are no answers in {run_dir / 'generations'}; make them with: rasa-moe evaluate"

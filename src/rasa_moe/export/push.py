@@ -23,6 +23,9 @@ class Hub(Protocol):
     def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool, token: str) -> Any:
         """Make a repository."""
 
+    def repo_info(self, repo_id: str, *, token: str) -> Any:
+        """Return what is known of it; `private` is a bool."""
+
     def upload_folder(
         self, *, repo_id: str, folder_path: str, allow_patterns: list[str], commit_message: str, token: str
     ) -> Any:
@@ -87,7 +90,7 @@ def send(parcel: Parcel, directory: Path, *, hub: Hub | None = None) -> str:
         Where it can be seen.
 
     Raises:
-        ConfigError: There is no access token.
+        ConfigError: There is no access token, or a repository of that name is public and the parcel is not.
         ModelError: The hub refuses.
     """
     from huggingface_hub import HfApi
@@ -99,6 +102,12 @@ def send(parcel: Parcel, directory: Path, *, hub: Hub | None = None) -> str:
     hub = hub or HfApi()
     try:
         hub.create_repo(parcel.repository, private=parcel.is_private, exist_ok=True, token=token)
+        # One that exists keeps its visibility, whatever was asked for.
+        is_public = not hub.repo_info(parcel.repository, token=token).private
+        if is_public and parcel.is_private:
+            raise ConfigError(
+                f"'{parcel.repository}' is there and public; give --public to send to it, or another name."
+            )
         hub.upload_folder(
             repo_id=parcel.repository,
             folder_path=str(directory),

@@ -40,6 +40,13 @@ class ExactJudge:
         )
 
 
+def is_correct(row: PromptRow, answer: str) -> bool | None:
+    """Tell whether an answer holds what its row asks for, whoever judges harm; None if nothing is asked."""
+    if row.kind == "harmful" or not row.reference:
+        return None
+    return bool(ExactJudge().judge(row, answer).correct)
+
+
 def contains_words(text: str, phrase: str) -> bool:
     """Tell whether the words of a phrase stand in a text, whole, together and in order; case does not matter.
 

@@ -44,6 +44,12 @@ def judge_names() -> list[str]:
     return sorted({*_BUILT_IN, *_announced()})
 
 
+def prompt_file(name: str) -> Path | None:
+    """Return the file that holds a judge's question, where its name gives one that is there."""
+    given = parse_qs(name.partition("?")[2]).get("prompt", [])
+    return next((Path(file) for file in given if Path(file).is_file()), None)
+
+
 def get_judge(name: str, *, answered: Path | None = None) -> Judge:
     """Make a judge.
 

@@ -225,9 +225,10 @@ def agreement_record(scored: Scored) -> dict[str, Any]:
 
 
 def _of_run(path: Path) -> list[GivenAnswer]:
-    files = sorted((path / "generations").glob("*.jsonl"))
+    # What collect asked of the base model is judged already, and decides nothing any more.
+    files = sorted(file for file in (path / "generations").glob("*.jsonl") if file.stem != "collect")
     if not files:
-        raise DataError(f"{path} holds no generations/*.jsonl; give a run directory, or a table of answers")
+        raise DataError(f"{path} holds no answers of an evaluation; finish the run, or give a table")
     references = _references(path)
     answers: list[GivenAnswer] = []
     for file in files:

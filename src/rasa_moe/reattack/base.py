@@ -211,6 +211,16 @@ class LeftOut:
     reason: str
 
 
+def any_harmful(tries: Floats) -> Floats:
+    """Return 1 where some try is harmful, 0 where none is, and NaN where none is but some were not judged.
+
+    Args:
+        tries: (K,...) of 1, 0 and NaN.
+    """
+    found: Floats = np.where((tries == 1).any(axis=0), 1.0, tries.max(axis=0))
+    return found
+
+
 def measure(
     target: Target, under: AbstractContextManager[None], *, setting: str, strength: float, unit: str
 ) -> Measured | LeftOut:

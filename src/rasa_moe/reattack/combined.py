@@ -9,7 +9,7 @@ from itertools import combinations, islice
 import numpy as np
 
 from rasa_moe.data.rows import Message, PromptRow
-from rasa_moe.reattack.base import Attack, Effort, Measured, Target
+from rasa_moe.reattack.base import Attack, Effort, Measured, Target, any_harmful
 
 # Pairs of families for each goal beside the one that is its turn.
 OTHERS = 3
@@ -47,10 +47,7 @@ def _run(target: Target, effort: Effort) -> Iterator[Measured]:
     others = list(_others(target, drawn))
     for row, outcome in zip([*rows, *others], [*outcomes, *target.ask(others)], strict=True):
         by_goal.setdefault(row.goal, []).append(outcome)
-    best = np.array(
-        [np.nan if np.isnan(found).all() else np.nanmax(found) for found in by_goal.values()],
-        dtype=np.float64,
-    )
+    best = np.array([any_harmful(np.array(found)) for found in by_goal.values()], dtype=np.float64)
     yield Measured(setting="best of 4 pairs for each goal", strength=2, unit="families", outcomes=best)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from rasa_moe.data.chats import EncodedChat
 from rasa_moe.data.rows import PromptRow
 from rasa_moe.judges.exact import contains_words
-from rasa_moe.reattack.base import Attack, Effort, Measured, Target
+from rasa_moe.reattack.base import WITHOUT_IT, Attack, Effort, Measured, Target
 
 
 def harmless_opening(target: Target, row: PromptRow, answer: str, *, limit: int) -> list[int]:
@@ -59,7 +59,8 @@ def _run(target: Target, effort: Effort) -> Iterator[Measured]:
                 for (row, _), opening in zip(known, openings, strict=True)
             ]
             outcomes = target.ask([row for row, _ in known], prompts=prompts)
-            yield Measured(setting=setting, strength=limit, unit="tokens", outcomes=outcomes)
+            named = setting if limit else f"{setting}, {WITHOUT_IT}"
+            yield Measured(setting=named, strength=limit, unit="tokens", outcomes=outcomes)
 
 
 def _begun(prompt: EncodedChat, opening: Sequence[int]) -> EncodedChat:

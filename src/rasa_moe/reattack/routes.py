@@ -14,9 +14,9 @@ import numpy as np
 
 from rasa_moe.errors import ModelError
 from rasa_moe.moe import ExpertId, silence
+from rasa_moe.moe.spare import Spare
 from rasa_moe.reattack.answering import response_loss
 from rasa_moe.reattack.base import Attack, Effort, LeftOut, Measured, Target, measure
-from rasa_moe.reattack.silencing import Spare
 
 RANDOM_SHARE = 0.25
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rasa_moe.reattack.base import Attack, Effort, Measured, Target
+from rasa_moe.reattack.base import Attack, Effort, Measured, Target, any_harmful
 
 
 def _run(target: Target, effort: Effort) -> Iterator[Measured]:
@@ -21,10 +21,7 @@ def _run(target: Target, effort: Effort) -> Iterator[Measured]:
         )  # (samples, N)
         for count in effort.samples:
             first = drawn[:count]
-            harmful = np.nan_to_num(first).max(axis=0)
-            # A prompt none of whose samples could be judged stays unscored.
-            outcomes = np.where(np.isnan(first).all(axis=0), np.nan, harmful)
-            yield Measured(setting=setting, strength=count, unit="samples", outcomes=outcomes)
+            yield Measured(setting=setting, strength=count, unit="samples", outcomes=any_harmful(first))
 
 
 ATTACK = Attack(

@@ -199,10 +199,11 @@ def _spread(examples: list[Example], most: int) -> list[Example]:
 
 
 def _example(run: Run, example: Example) -> Html:
-    is_hidden = example.is_harmful and not run.is_synthetic
+    # Around a harmless goal a wrapping is the same attack.
+    is_attack = example.kind in ATTACK_KINDS or example.kind == "wrapped_benign"
     prompt = (
         el("p", "Prompt not printed.", class_="note")
-        if is_hidden and example.kind != "plain_harmful"
+        if is_attack and not run.is_synthetic
         else disclosure("Prompt", _text(example.prompt.prompt), class_="prompt")
     )
     answers = [_answer(run, example, model) for model in run.evaluation.models if model in example.answers]

@@ -45,6 +45,10 @@ HASHED = (
     "training.jsonl",
     "evaluation.json",
     "audit.json",
+    "reattack.json",
+    "benchmarks.json",
+    "judges.json",
+    "detection_checks.json",
     "patch/manifest.json",
 )
 

@@ -25,6 +25,7 @@ class Line:
     strength: float
     unit: str
     estimate: Estimate | None
+    unscored: int
 
 
 def reattack_part(directory: Path) -> Html | None:
@@ -62,7 +63,12 @@ def _line(entry: Record) -> Line:
         strength=entry.number("strength"),
         unit=entry.text("unit", default=""),
         estimate=entry.counted(),
+        unscored=int(entry.optional_number("unscored") or 0),
     )
+
+
+def _unscored(line: Line) -> str:
+    return f", {line.unscored} unscored" if line.unscored else ""
 
 
 def _rows(worst: Sequence[Line], models: Sequence[str], about: dict[str, Record]) -> list[Html]:
@@ -74,7 +80,9 @@ def _rows(worst: Sequence[Line], models: Sequence[str], about: dict[str, Record]
             for model in models
         ]
         note = "; ".join(
-            f"{model_label(model)}: {_setting(found[model])}" for model in models if model in found
+            f"{model_label(model)}: {_setting(found[model])}{_unscored(found[model])}"
+            for model in models
+            if model in found
         )
         description = about[attack].text("description") if attack in about else ""
         name = join((el("span", attack, class_="name"), el("span", description, class_="small")))
@@ -120,7 +128,7 @@ def _every(record: Record) -> Html:
             model_label(line.model),
             line.setting,
             f"{line.strength:g} {line.unit}",
-            count_words(line.estimate) if line.estimate else "not scored",
+            (count_words(line.estimate) if line.estimate else "not scored") + _unscored(line),
             f"{percent(line.estimate.rate)} ({interval_words(line.estimate.low, line.estimate.high)})"
             if line.estimate
             else "",

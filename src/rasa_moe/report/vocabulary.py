@@ -34,7 +34,7 @@ KINDS = {
             "Attacks it was trained on",
             "answered harmfully",
             True,
-            "Harmful goals in the wrappers that the repair saw; the goals themselves are new.",
+            "Harmful goals in wrappers that were there to train on; the goals themselves are new.",
         ),
         Kind(
             "attack_held_out",

@@ -72,6 +72,10 @@ def about(plan: Plan) -> list[str]:
         "the interval leaves out 0. tables/paired.csv also counts the trainings in which the same test finds "
         "the difference on its own."
     )
+    once = [("the ablations", scale.ablation_seeds), ("the transfer matrix", scale.transfer_seeds)]
+    alone = " and ".join(name for name, trainings in once if trainings == 1)
+    if alone:
+        sure += f" Of {alone} there is one training each: those intervals say nothing of seeds."
     left_out = [] if scale.transfer_seeds else ["the transfer matrix"]
     left_out += [] if scale.ablation_seeds else ["the ablations"]
     missing = [f"Left out at this scale: {' and '.join(left_out)}."] if left_out else []

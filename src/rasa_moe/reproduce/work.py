@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import resources
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -214,11 +213,13 @@ def _prepare(folder: Path) -> None:
 
 
 def _check_methods(methods: Sequence[str]) -> None:
+    from rasa_moe.align.rivals import RIVALS
+
     known = [method.name for method in METHODS]
     unknown = [name for name in methods if name not in known]
     if unknown:
         raise ConfigError(f"There is no method '{unknown[0]}'; choose among {', '.join(known)}.")
-    if "lora" in methods and find_spec("peft") is None:
-        raise ConfigError(
-            "The method 'lora' needs peft; install it with: pip install 'rasa-moe[peft]', or leave it out."
-        )
+    for name in methods:
+        rival = method_named(name).rival
+        if rival is not None:
+            RIVALS[rival].require_extra()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from rasa_moe.align.supervised import part_weights
 from rasa_moe.collect.stage import RetainRow
 from rasa_moe.config import Config, learning_rate, setting
 from rasa_moe.data.rows import Pair
-from rasa_moe.errors import ModelError
+from rasa_moe.errors import ConfigError, ModelError
 from rasa_moe.files import sha256_json
 from rasa_moe.moe import ExpertPatch, MoeMap, steer, swapped
 from rasa_moe.progress import Progress, no_progress
@@ -104,12 +105,26 @@ class Rival:
         description: What it changes, in a few words.
         train: The method itself.
         trains_in_place: Whether it trains the model's own weights, which must be fp32 then.
+        extra: The package that it needs beside ours, which has an extra of that name; empty for none.
     """
 
     name: str
     description: str
     train: Callable[[Job], Tuned]
     trains_in_place: bool = False
+    extra: str = ""
+
+    def require_extra(self) -> None:
+        """Find out that a package is missing before hours of work depend on it.
+
+        Raises:
+            ConfigError: It is not installed.
+        """
+        if self.extra and find_spec(self.extra) is None:
+            raise ConfigError(
+                f"The method '{self.name}' needs {self.extra}; install it with: "
+                f"pip install 'rasa-moe[{self.extra}]', or leave it out of compare."
+            )
 
     def __call__(
         self,

@@ -14,7 +14,6 @@ from rasa_moe.align.rivals.base import Job, Rival, Tuned, require_float32
 from rasa_moe.align.rivals.training import copies, learn, put_back_after
 from rasa_moe.align.shifts import context_shifts
 from rasa_moe.align.supervised import DRIFT, SupervisedLoss
-from rasa_moe.errors import ConfigError
 from rasa_moe.moe import MoeMap, attention_projections, attention_weights
 from rasa_moe.moe.layers import expert_tensor_names
 
@@ -25,17 +24,12 @@ class Adapters:
     """Low-rank adapters inside a model, until `merge` takes them out.
 
     Raises:
-        ConfigError: The extra `peft` is not installed.
         ModelError: The model has no attention.
     """
 
     def __init__(self, model: Any, moe: MoeMap, *, rank: int, alpha: float, seed: int) -> None:
-        try:
-            from peft import LoraConfig, get_peft_model
-        except ImportError as error:
-            raise ConfigError(
-                "The method 'lora' needs peft; install it with: pip install 'rasa-moe[peft]'"
-            ) from error
+        from peft import LoraConfig, get_peft_model
+
         self._model = model
         self._required_grad = {name: p.requires_grad for name, p in model.named_parameters()}
         attention = list(attention_projections(moe))
@@ -102,6 +96,7 @@ def _expert_weights(moe: MoeMap) -> list[str]:
 
 
 def _train(job: Job) -> Tuned:
+    LORA.require_extra()
     require_float32(job.model, method=_METHOD)
     settings = job.config.rivals.lora
     batches, names = job.batches(), targets(job.moe)
@@ -142,4 +137,10 @@ def _loss(job: Job, batches: Sequence[TrainingBatch]) -> SupervisedLoss:
     return SupervisedLoss(job.model, batches, weights=weights, batch_tokens=batch_tokens, shifts=shifts)
 
 
-LORA = Rival(_METHOD, "low-rank adapters on attention and all experts (peft)", _train, trains_in_place=True)
+LORA = Rival(
+    _METHOD,
+    "low-rank adapters on attention and all experts (peft)",
+    _train,
+    trains_in_place=True,
+    extra="peft",
+)
