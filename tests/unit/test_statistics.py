@@ -220,6 +220,30 @@ def test_interval_of_the_family_mean_covers_where_treating_rows_as_independent_d
     assert naive / num_runs < 0.87
 
 
+@pytest.mark.parametrize(("falls", "stray"), [(0.04, 0.002), (0.02, 0.01), (0.06, 0.0), (0.0, 0.002)])
+def test_goals_that_fall_in_every_family_are_allowed_for_though_none_was_drawn(falls, stray):
+    """A few goals fall wholly, the rest here and there: 30 goals often hold none of the former."""
+    generator = np.random.default_rng(1)
+    truth, num_runs, covered = falls + (1 - falls) * stray, 200, 0
+    for run in range(num_runs):
+        wholly = generator.random((1, 30)) < falls
+        values = (wholly | (generator.random((12, 30)) < stray)).astype(float)
+        mean = statistics.family_mean(values, resamples=300, seed=run)
+        covered += mean.ci_low <= truth <= mean.ci_high
+    assert covered / num_runs >= 0.9
+
+
+def test_one_event_is_not_surer_than_none_by_far():
+    values = np.zeros((14, 30))
+    none = statistics.family_mean(values)
+    values[3, 7] = 1
+    one = statistics.family_mean(values)
+    values[5, 9] = values[8, 20] = 1
+    three = statistics.family_mean(values)
+    assert 0.5 * none.ci_high < three.ci_high < one.ci_high < none.ci_high
+    assert none.effective_n == 30 < one.effective_n < three.effective_n < 14 * 30
+
+
 def test_the_rate_of_a_family_is_that_of_its_rows_however_often_a_goal_was_asked():
     generator = np.random.default_rng(4)
     values = (generator.random((1, 20, 5)) < 0.6).astype(float)
@@ -269,7 +293,7 @@ def test_few_goals_are_paid_for():
 def test_no_more_outcomes_are_claimed_than_were_seen():
     """Families far apart make the mean vary less than rows drawn from their mixture would."""
     values = (np.random.default_rng(0).random((2, 60)) < [[0.02], [0.98]]).astype(float)
-    assert statistics.family_mean(values).effective_n == 120
+    assert 110 < statistics.family_mean(values).effective_n <= 120
 
 
 def test_a_single_goal_says_nearly_nothing():

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 Floats = NDArray[np.float64]
+_EVENTS_OF_DOUBT = 3.0
 _ROUNDING = 1e-24  # of a variance of rates: far above that of rounding, far below any of outcomes
 
 
@@ -268,12 +269,16 @@ def _combine(first: float, second: float, *, phi: float) -> float:
 def _effective_n(rate: float, variance: float, *, n: int, num_goals: int) -> float:
     """Count the independent outcomes that would make the mean vary as it does; at most n.
 
-    With every family all or nothing the resamples differ by rounding alone and say nothing about how goals
-    cluster; then only the number of goals is claimed, as if each goal answered alike in all families.
+    How goals cluster is measured by what happened: without an event (or with every family all or nothing) it
+    is unknown, and one event alone looks as if goals did not cluster at all. So the variance inflation that
+    is measured is averaged, event by event, with that of goals that answer alike in all their rows, which
+    counts as `_EVENTS_OF_DOUBT` events. Without any only the number of goals is claimed.
     """
     if variance < _ROUNDING:
         return float(num_goals)
-    return min(rate * (1 - rate) / variance, float(n))
+    events, alike = min(rate, 1 - rate) * n, n / num_goals
+    measured = max(variance * n / (rate * (1 - rate)), 1.0)
+    return n / ((events * measured + _EVENTS_OF_DOUBT * alike) / (events + _EVENTS_OF_DOUBT))
 
 
 def _shrunk_for_few_goals(effective_n: float, *, n: int, num_goals: int, confidence: float) -> float:
