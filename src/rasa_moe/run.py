@@ -12,7 +12,8 @@ from pathlib import Path
 from rasa_moe import stages
 from rasa_moe.environment import describe_environment
 from rasa_moe.errors import RunError, TrainingError
-from rasa_moe.files import disk_full, is_disk_full, sha256_file, sha256_json
+from rasa_moe.files import disk_full, is_disk_full
+from rasa_moe.inputs import fingerprints
 from rasa_moe.rundir import RunDirectory
 from rasa_moe.session import Session
 from rasa_moe.stages import Work
@@ -203,26 +204,6 @@ def _run_stage(session: Session, stage: Stage, *, again: bool, on_event: OnEvent
         stage.run(session, Work(out, checkpoints))
         world.once(keep)
     on_event(StageEvent(stage.name, "done", elapsed_seconds=time.monotonic() - started))
-
-
-def fingerprints(session: Session, files: tuple[str, ...], *, sources: tuple[str, ...]) -> dict[str, str]:
-    """Return hashes of everything that decides a piece of work, which is done again when one changes.
-
-    Args:
-        session: The run.
-        files: Files of its directory; a name ending in "/" is all files below it.
-        sources: "model", "rows", or both.
-    """
-    from rasa_moe.judges.registry import prompt_file
-
-    wording = prompt_file(session.config.data.judge)
-    return {
-        # Stages that are done stay done when a run goes on with another sharding.
-        "configuration": sha256_json(session.config.model_dump(exclude={"distributed"})),
-        **({} if wording is None else {"prompt of the judge": sha256_file(wording)}),
-        **session.source_hashes(sources),
-        **session.directory.input_hashes(files),
-    }
 
 
 def _standing(session: Session, stage: Stage) -> tuple[dict[str, str], str]:

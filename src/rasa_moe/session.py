@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import json
 import random
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rasa_moe.errors import ConfigError, RunError
-from rasa_moe.files import sha256_file, sha256_json, write_json
+from rasa_moe.errors import ConfigError
 from rasa_moe.progress import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -31,9 +28,6 @@ _TESTBED = "testbed"
 _LOADING = "load the model"
 # Folder of the run directory with what servers have answered.
 _ANSWERED = "engine"
-# Hashes of files beyond this size are remembered: reading a large model again would cost minutes.
-_REMEMBERED_BYTES = 64 << 20
-_REMEMBERED = ".hashes.json"
 
 
 class Session:
@@ -197,11 +191,6 @@ class Session:
         torch.manual_seed(self.config.seed)
         return torch.get_num_threads()
 
-    def source_hashes(self, names: tuple[str, ...]) -> dict[str, str]:
-        """Return fingerprints of "model" and "rows", so that a stage is done again when they change."""
-        makers = {"model": self._model_fingerprint, "rows": self._rows_fingerprint}
-        return {name: makers[name]() for name in names}
-
     def _load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         if self._loaded is None:
             from rasa_moe.align.rivals import RIVALS
@@ -227,45 +216,6 @@ class Session:
             self._loaded = model, tokenizer
             self.progress(_LOADING, 1, 1)
         return self._loaded
-
-    def _model_fingerprint(self) -> str:
-        name = self.config.model
-        if name.startswith(f"{_TESTBED}/"):
-            from rasa_moe.testbed import model_path
-
-            return self._folder_fingerprint(model_path(name.removeprefix(f"{_TESTBED}/")))
-        if Path(name).is_dir():
-            return self._folder_fingerprint(Path(name))
-        return sha256_json([name, self.config.revision])
-
-    def _folder_fingerprint(self, folder: Path) -> str:
-        """Return one hash for the content of all files of a model folder."""
-        files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
-        return sha256_json([[file.relative_to(folder).as_posix(), self._hash_of(file)] for file in files])
-
-    def _hash_of(self, file: Path) -> str:
-        """Return a file's SHA-256; a large one is read once, until its size or time of change differs."""
-        status = file.stat()
-        if status.st_size <= _REMEMBERED_BYTES:
-            return sha256_file(file)
-        record, name = self.path / _REMEMBERED, str(file.resolve())
-        facts = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-        try:
-            known = dict(json.loads(record.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            known = {}  # not there yet, or damaged: the files are there to be read again
-        entry = known.get(name)
-        if not isinstance(entry, dict) or {**entry, **facts} != entry or "sha256" not in entry:
-            self.progress(f"hash {file.name}", 0, 1)
-            known[name] = entry = {**facts, "sha256": sha256_file(file)}
-            with suppress(RunError):  # a directory that is only read is hashed again each time
-                write_json(record, known)
-            self.progress(f"hash {file.name}", 1, 1)
-        return str(entry["sha256"])
-
-    def _rows_fingerprint(self) -> str:
-        source = self.source
-        return sha256_json([[repr(row) for row in source.rows], sorted(source.family_splits.items())])
 
 
 def working_dtype(config: Config) -> str:

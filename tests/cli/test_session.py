@@ -9,7 +9,7 @@ import pytest
 from rasa_moe.config import load_config
 from rasa_moe.errors import ConfigError, DataError
 from rasa_moe.files import write_text
-from rasa_moe.run import fingerprints
+from rasa_moe.inputs import fingerprints, source_hashes
 from rasa_moe.rundir import RunDirectory
 from rasa_moe.session import Session
 
@@ -49,11 +49,11 @@ def test_changed_prompts_and_changed_model_files_are_noticed(tmp_path: Path) -> 
     write_text(rows, ROW)
     write_text(model / "config.json", "{}")
     overrides = (f"data.source='{rows}'", f"model='{model}'")
-    before = _session(tmp_path, *overrides).source_hashes(("model", "rows"))
-    assert _session(tmp_path, *overrides).source_hashes(("model", "rows")) == before
+    before = source_hashes(_session(tmp_path, *overrides), ("model", "rows"))
+    assert source_hashes(_session(tmp_path, *overrides), ("model", "rows")) == before
     write_text(rows, ROW.replace("how?", "how"))
     write_text(model / "config.json", "{ }")
-    after = _session(tmp_path, *overrides).source_hashes(("model", "rows"))
+    after = source_hashes(_session(tmp_path, *overrides), ("model", "rows"))
     assert all(after[name] != before[name] for name in before)
 
 

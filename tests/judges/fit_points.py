@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from rasa_moe.judges.given import Columns, load_answers
 from rasa_moe.judges.labels import COMPLIANCE
 from rasa_moe.judges.lexicon import DECLINES
 from rasa_moe.judges.points import SIGNS
 from rasa_moe.judges.rules import declines_outright, normalise
-from rasa_moe.judges.scoring import Columns, load_answers
 from rasa_moe.judges.structure import Reading
 
 SCALE = 10

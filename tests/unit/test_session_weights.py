@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from rasa_moe import session as sessions
+from rasa_moe import inputs
 from rasa_moe.align.rivals import RIVALS
 from rasa_moe.config import load_config
 from rasa_moe.errors import ModelError
 from rasa_moe.files import sha256_file
+from rasa_moe.inputs import source_hashes
 from rasa_moe.moe import loading
 from rasa_moe.rundir import RunDirectory
 from rasa_moe.session import Session, working_dtype
@@ -70,7 +71,7 @@ def test_the_methods_that_train_in_place_say_so() -> None:
 
 def fingerprint(tmp_path: Path) -> str:
     config = load_config(None, (f"model='{tmp_path / 'base'}'",))
-    return Session(RunDirectory.start(tmp_path / "run", config)).source_hashes(("model",))["model"]
+    return source_hashes(Session(RunDirectory.start(tmp_path / "run", config)), ("model",))["model"]
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_a_large_file_that_was_changed_in_place_is_noticed(tmp_path: Path, shard
 
 def test_a_large_file_is_read_once(tmp_path: Path, shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    monkeypatch.setattr(sessions, "sha256_file", lambda file: (read.append(file.name), sha256_file(file))[1])
+    monkeypatch.setattr(inputs, "sha256_file", lambda file: (read.append(file.name), sha256_file(file))[1])
     (shard.parent / "config.json").write_text("{}")
     before = fingerprint(tmp_path)
     assert fingerprint(tmp_path) == before

@@ -39,11 +39,10 @@ def command(
     from rasa_moe.beside import write_beside
     from rasa_moe.cli.bars import Bars
     from rasa_moe.errors import ConfigError
+    from rasa_moe.judges.given import Columns, load_answers
     from rasa_moe.judges.scoring import (
-        Columns,
         agreement_record,
         answered_file,
-        load_answers,
         score_answers,
         summary_lines,
         write_scores,

@@ -158,6 +158,7 @@ def _dtype_of_run(patch_folder: Path, model_name: str) -> str:
     Raises:
         RunError: The run's base has other files by now, on which its measurements do not hold.
     """
+    from rasa_moe.inputs import source_hashes
     from rasa_moe.rundir import RunDirectory
     from rasa_moe.session import Session
 
@@ -167,7 +168,7 @@ def _dtype_of_run(patch_folder: Path, model_name: str) -> str:
     directory = RunDirectory.open(path)
     mark = directory.marks().get("align")
     if mark is not None and model_name == directory.config.model:
-        now = Session(directory).source_hashes(("model",))["model"]
+        now = source_hashes(Session(directory), ("model",))["model"]
         if mark.inputs.get("model") not in {None, now}:
             raise RunError(
                 f"The files of {model_name} have changed since they were repaired; do that again with: "

@@ -29,9 +29,9 @@ def command(
     from rasa_moe.beside import write_beside
     from rasa_moe.cli.bars import Bars
     from rasa_moe.files import write_text
+    from rasa_moe.inputs import fingerprints
     from rasa_moe.kept import Kept
     from rasa_moe.reattack.stage import attack_run
-    from rasa_moe.run import fingerprints
     from rasa_moe.rundir import RunDirectory
     from rasa_moe.session import Session
 
