@@ -75,7 +75,12 @@ def share_out(
     return ModelShares(
         combinations=combinations,
         shapley=tuple(line for kind, game in played.items() for line in _shares(name, kind, game)),
-        verdict=_verdict(name, finding, refusals, notes=[*_many_unscored(ends), *_many_in(combinations)]),
+        verdict=_verdict(
+            name,
+            finding,
+            refusals,
+            notes=[*_many_unscored(ends), *(_many_in(combinations) if played else ())],
+        ),
         sentences=tuple(line for line in (told, describe_refusals(name, refusals)) if line),
     )
 
