@@ -273,6 +273,14 @@ class RunDirectory:
         return [file for file in below if file.is_file() and not file.name.startswith(".")]
 
 
+def evaluated_files(path: Path) -> list[Path]:
+    """Return the files of a run with what its models answered in the evaluation, one a model.
+
+    What `collect` asked of the base model lies beside them: it is judged already, and decides nothing more.
+    """
+    return sorted(file for file in (path / "generations").glob("*.jsonl") if file.stem != "collect")
+
+
 def new_run_path(model: str, *, root: Path) -> Path:
     """Create and return `root/<model>-<n>` with the first free number."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).name).strip("-.") or "run"

@@ -17,6 +17,7 @@ import yaml
 
 from rasa_moe.errors import RunError
 from rasa_moe.files import sha256_json, write_json
+from rasa_moe.rundir import evaluated_files
 
 _VERSION = 2
 _TASK = "rasa-moe"
@@ -34,7 +35,7 @@ def write_inspect_logs(run_dir: Path, destination: Path) -> tuple[Path, ...]:
         RunError: There are no generations, or a line of them is damaged.
     """
     run_dir = Path(run_dir)
-    files = sorted(file for file in (run_dir / "generations").glob("*.jsonl") if file.stem != "collect")
+    files = evaluated_files(run_dir)
     if not files:
         raise RunError(
             f"There are no answers in {run_dir / 'generations'}; make them with: rasa-moe evaluate"

@@ -11,6 +11,7 @@ from rasa_moe.data.rows import KINDS, Kind, Message, PromptRow, check_messages
 from rasa_moe.data.tables import Table, read_table, text_of
 from rasa_moe.errors import ConfigError, DataError
 from rasa_moe.judges.labels import refusal_label
+from rasa_moe.rundir import evaluated_files
 
 REQUEST_COLUMNS = ("request", "prompt", "goal", "question", "instruction", "behavior", "forbidden_prompt")
 ANSWER_COLUMNS = ("answer", "completion", "response", "output", "generation", "attack_response")
@@ -84,8 +85,7 @@ def load_answers(path: Path, *, columns: Columns = Columns(), kind: str = "harmf
 
 
 def _of_run(path: Path) -> list[GivenAnswer]:
-    # What collect asked of the base model is judged already, and decides nothing any more.
-    files = sorted(file for file in (path / "generations").glob("*.jsonl") if file.stem != "collect")
+    files = evaluated_files(path)
     if not files:
         raise DataError(f"{path} holds no answers of an evaluation; finish the run, or give a table")
     references = _references(path)
