@@ -119,6 +119,7 @@ class Session:
 
         Raises:
             ConfigError: It has no model name, or the access key is not in the environment.
+            ModelError: The base model, served for its answers, has no usable tokenizer here.
         """
         config = getattr(self.config.engine, role)
         if not config.url:
@@ -126,7 +127,20 @@ class Session:
         from rasa_moe.engines.http import HttpEngine
 
         _require_one_process(f"engine.{role}")
-        return HttpEngine(config, answered=self.path / _ANSWERED / f"{role}.jsonl")
+        answered = self.path / _ANSWERED / f"{role}.jsonl"
+        # A judge is another model, whose template is not known here.
+        thinking = self._served_thinking() if role == "generation" else None
+        return HttpEngine(config, answered=answered, thinking=thinking)
+
+    def _served_thinking(self) -> bool | None:
+        """Return how a server should switch the base model's thinking; None where it has no switch."""
+        from rasa_moe.data.templates import knows_thinking
+        from rasa_moe.moe.loading import load_tokenizer, resolve
+
+        config = self.config
+        options = {"trust_remote_code": config.trust_remote_code, "revision": config.revision}
+        tokenizer = load_tokenizer(resolve(config.model), shown=config.model, options=options)
+        return config.thinking if knows_thinking(tokenizer) else None
 
     @property
     def evaluated(self) -> tuple[str, ...]:

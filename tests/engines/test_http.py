@@ -54,6 +54,13 @@ def test_a_conversation_is_sent_as_it_is_and_the_reply_comes_back() -> None:
     assert found.usage == Usage(calls=1, prompt_tokens=7, completion_tokens=3)
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_template_that_can_switch_thinking_is_told(enabled: bool) -> None:
+    with serving(echo) as server:
+        engine(server, thinking=enabled).chat(HELLO)
+    assert server.asked[0].body["chat_template_kwargs"] == {"enable_thinking": enabled}
+
+
 def test_answers_come_in_the_order_asked_several_at_a_time() -> None:
     def slow_first(body: dict[str, Any], number: int) -> Said:
         return Said(text=body["messages"][0]["content"], seconds=0.15 if number == 1 else 0.05)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 from engines.fake_server import Said, serving
 from rasa_moe import stages
 from rasa_moe.config import load_config
+from rasa_moe.data.rows import Message
 from rasa_moe.errors import ConfigError
+from rasa_moe.moe.loading import resolve
 from rasa_moe.rundir import RunDirectory
 from rasa_moe.session import Session
 from rasa_moe.stages import Work
@@ -63,6 +66,27 @@ def test_collect_asks_the_server_and_loads_no_model(tmp_path: Path, monkeypatch:
         stages.collect(session, Work(out=tmp_path / "again", make_checkpoints=lambda: tmp_path))
         assert len(server.asked) == num_asked, "a second time everything is known"
     assert (tmp_path / "again" / "pairs.jsonl").read_text().splitlines() == pairs
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+def test_the_base_models_server_is_told_whether_to_think(tmp_path: Path, thinking: bool) -> None:
+    folder = shutil.copytree(resolve("testbed/qwen3"), tmp_path / "switchable")
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text() + "{% if enable_thinking is false %}<|end|>{% endif %}")
+    asked = []
+    for model in (str(folder), "testbed/qwen3"):
+        with serving(lambda body, number: Said(text="yes")) as server:
+            session = session_of(
+                tmp_path / f"run-{len(asked)}",
+                *(f"model={model}", f"thinking={str(thinking).lower()}"),
+                *(f"engine.generation.url={server.url}", "engine.generation.model=base"),
+            )
+            served = session.engine("generation")
+            assert served is not None
+            served.chat([Message(role="user", content="hello")])
+            asked.append(server.asked[0].body)
+    assert asked[0]["chat_template_kwargs"] == {"enable_thinking": thinking}
+    assert "chat_template_kwargs" not in asked[1], "a server may refuse what it does not know"
 
 
 def test_a_judge_can_be_served(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ import pytest
 
 from rasa_moe.config.schema import EndpointConfig
 from rasa_moe.data.rows import Message
+from rasa_moe.data.templates import knows_thinking
+from rasa_moe.data.thinking import set_thinking
 from rasa_moe.engines import HttpEngine, generate
 from rasa_moe.errors import ModelError
 from rasa_moe.moe import discover, export_checkpoint, load_model
@@ -26,10 +28,18 @@ _LONGEST = 40
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Export the built-in model with one expert changed, as a repair leaves it."""
+    """Export the built-in model with one expert changed, as a repair leaves it, and with a switch to "think".
+
+    Switched on, it reads every conversation with another question behind it, so that the switch is seen.
+    """
     folder = tmp_path_factory.mktemp("served") / "model"
     model, tokenizer = load_model("testbed/olmoe", dtype="float32", device="cpu")
     discover(model).layers[0].experts.down_proj.data[0].mul_(1.5)
+    tokenizer.chat_template = (
+        "{% if enable_thinking is defined and enable_thinking %}"
+        "{% set messages = messages + [{'role': 'user', 'content': 'what is a brintlam?'}] %}{% endif %}"
+        f"{tokenizer.chat_template}"
+    )
     export_checkpoint(model, tokenizer, folder)
     return folder
 
@@ -90,6 +100,20 @@ def test_a_served_checkpoint_answers_as_in_process(checkpoint: Path, url: str, t
     assert len({answer.text for answer in here}) > 10
     assert engine.usage.calls == len(asked)
     assert engine.usage.prompt_tokens > 0
+
+
+def test_thinking_is_switched_on_the_server_as_it_is_here(checkpoint: Path, url: str) -> None:
+    asked = conversations()[:3]
+    model, loaded = load_model(checkpoint, dtype="float32", device="cpu")
+    assert knows_thinking(loaded)
+    here, there = [], []
+    for enabled in (True, False):
+        set_thinking(loaded, enabled=enabled)
+        here.append([answer.text for answer in generate(model, loaded, asked, max_new_tokens=_LONGEST)])
+        engine = HttpEngine(EndpointConfig(url=url, model=str(checkpoint)), thinking=enabled)
+        there.append([answer.text for answer in generate(engine, None, asked, max_new_tokens=_LONGEST)])
+    assert there == here
+    assert here[0] != here[1]
 
 
 def test_a_model_that_is_not_served_is_refused(url: str) -> None:

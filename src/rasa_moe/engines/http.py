@@ -50,6 +50,9 @@ class HttpEngine:
     Args:
         config: Where it is and how it may be asked.
         answered: File of the run directory that keeps answers; None keeps nothing.
+        thinking: Switches thinking in the template of the served model, in vLLM's way, which SGLang and
+            `transformers serve` understand; None for a template without that switch, since strict servers
+            refuse what they do not know.
         send: Sends one request; tests put their own.
         sleep: Waits; tests put their own.
         clock: Seconds that only grow.
@@ -63,6 +66,7 @@ class HttpEngine:
         config: EndpointConfig,
         *,
         answered: Path | None = None,
+        thinking: bool | None = None,
         send: Post = post,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
@@ -75,6 +79,9 @@ class HttpEngine:
         self.config = config
         self._key = _access_key(config)
         self._answered = Kept(answered)
+        self._extra: dict[str, Any] = {}
+        if thinking is not None:
+            self._extra["chat_template_kwargs"] = {"enable_thinking": thinking}
         self._send, self._sleep, self._clock = send, sleep, clock
         self._lock = threading.Lock()
         self._next_start = 0.0
@@ -112,6 +119,7 @@ class HttpEngine:
             "messages": [dict(message) for message in messages],
             "max_tokens": max_new_tokens or self.config.max_tokens,
             "temperature": self.config.temperature,
+            **self._extra,
         }
         key = sha256_json([request, repeat])
         kept = self._answered.get(key)
