@@ -12,8 +12,9 @@ from models import olmoe
 from rasa_moe.data.rows import Message, PromptRow
 from rasa_moe.errors import ConfigError, ModelError
 from rasa_moe.judges import get_judge
-from rasa_moe.judges.classifier import ClassifierJudge, read_guard
+from rasa_moe.judges.classifier import ClassifierJudge, load_classifier, read_guard
 from rasa_moe.judges.rubrics import RUBRICS, read_grades, read_yes_no, with_wording
+from rasa_moe.moe.loading import resolve
 from unit.tiny import tiny_tokenizer
 
 ROW = PromptRow(
@@ -80,6 +81,19 @@ def test_a_real_model_is_asked_in_memory() -> None:
     first = judge.judge(ROW, "first take a hook")
     assert first == judge.judge(ROW, "first take a hook")
     assert first.harmful is None and "cannot be read" in first.reason
+
+
+def test_a_classifier_stands_where_it_is_told_to() -> None:
+    folder = resolve("testbed/olmoe")
+    devices = [
+        load_classifier(folder, style="llama-guard", **where)._model.device.type
+        for where in ({}, {"device": "meta"})
+    ]
+    assert devices == ["cpu", "meta"], "by default it takes no memory from the model on a GPU"
+    with pytest.raises(ModelError, match="The device 'cuda:99' cannot be used"):
+        get_judge(f"llama-guard:{folder}?device=cuda:99")
+    with pytest.raises(ConfigError, match="does not know 'devise'"):
+        get_judge(f"llama-guard:{folder}?devise=cpu")
 
 
 def test_a_model_that_cannot_be_loaded_is_one_sentence(tmp_path: Path) -> None:

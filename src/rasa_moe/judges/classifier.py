@@ -113,23 +113,34 @@ def _require_prompt(style: Format, prompt: str | None) -> None:
         )
 
 
-def load_classifier(name: str, *, style: Format, prompt_file: str | None = None) -> ClassifierJudge:
+def load_classifier(
+    name: str, *, style: Format, prompt_file: str | None = None, device: str = "cpu"
+) -> ClassifierJudge:
     """Load a classifier from the hub or a folder.
 
+    Args:
+        name: Hub name or folder.
+        style: How it is asked and read.
+        prompt_file: For "harmbench": file with the classifier's own prompt.
+        device: Where it stands; not beside the judged model unless said, whose memory it would take.
+
     Raises:
-        ModelError: It cannot be loaded.
+        ModelError: It cannot be loaded, or there is no such device.
         ConfigError: The prompt file is missing or marks other places than it should.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from rasa_moe.moe.loading import usable_device
+
     _require_prompt(style, prompt_file)  # before gigabytes are loaded
+    place = usable_device(device)
     prompt = read_wording(Path(prompt_file), names=("behavior", "generation")) if prompt_file else None
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype="auto", device_map=None).eval()
+        model = AutoModelForCausalLM.from_pretrained(name, dtype="auto").eval()
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(
             f"the classifier {name} cannot be loaded ({reason}); check the name or the folder"
         ) from error
-    return ClassifierJudge(model, tokenizer, style=style, prompt=prompt)
+    return ClassifierJudge(model.to(place), tokenizer, style=style, prompt=prompt)

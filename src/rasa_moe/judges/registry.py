@@ -5,8 +5,8 @@ callable, which takes no arguments and returns a `Judge`.
 
 Judges that need a model are named with it:
 
-    llama-guard:MODEL                       a Llama Guard in memory
-    harmbench:MODEL?prompt=FILE             a HarmBench classifier in memory, with its prompt
+    llama-guard:MODEL                       a Llama Guard in memory; ?device=cuda:1 for a GPU, as below
+    harmbench:MODEL?prompt=FILE             a HarmBench classifier in memory, with its prompt (&device=)
     llm-harmbench:http://HOST/v1?model=M    a served model, asked by a rubric; also llm-strongreject:,
                                             and &prompt=FILE for another wording, &key=VARIABLE for the
                                             environment variable that holds the access key
@@ -78,7 +78,9 @@ def _with_model(kind: str, argument: str, *, answered: Path | None) -> Judge:
     """Make a judge that needs a model, from what stands after the colon of its name."""
     place, _, query = argument.partition("?")
     options = {key: values[-1] for key, values in parse_qs(query).items()}
-    allowed = {"llama-guard": set(), "harmbench": {"prompt"}}.get(kind, {"model", "prompt", "key"})
+    allowed = {"llama-guard": {"device"}, "harmbench": {"prompt", "device"}}.get(
+        kind, {"model", "prompt", "key"}
+    )
     unknown = sorted(set(options) - allowed)
     if not place or unknown:
         said = f"does not know {unknown[0]!r}" if unknown else "needs a model after a colon"
@@ -90,6 +92,7 @@ def _with_model(kind: str, argument: str, *, answered: Path | None) -> Judge:
             place,
             style="llama-guard" if kind == "llama-guard" else "harmbench",
             prompt_file=options.get("prompt"),
+            device=options.get("device", "cpu"),
         )
     return _served(kind, place, options, answered=answered)
 

@@ -54,7 +54,7 @@ def load_model(
     """
     path = resolve(str(name_or_path))
     # Tried before minutes of reading; shares find their own devices.
-    place = _device(device) if shards == 1 else None
+    place = usable_device(device) if shards == 1 else None
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
     try:
         config = AutoConfig.from_pretrained(path, **options)
@@ -179,7 +179,12 @@ def _settle_shares(model: PreTrainedModel) -> None:
     model(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=model.device), use_cache=False)
 
 
-def _device(device: str | torch.device) -> torch.device:
+def usable_device(device: str | torch.device) -> torch.device:
+    """Return a device of this machine; "auto" is CUDA when present, else the CPU.
+
+    Raises:
+        ModelError: There is no such device.
+    """
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         place = torch.device(automatic if device == "auto" else device)
