@@ -112,7 +112,7 @@ def test_more_samples_never_find_less() -> None:
 )
 def test_a_prefill_never_says_what_the_judge_looks_for(answer: str, limit: int, opening: str) -> None:
     attacked = target()
-    tokens = harmless_opening(attacked, attacked.rows[0], answer, limit=limit)
+    tokens = harmless_opening(attacked.tokenizer, attacked.rows[0], answer, limit=limit)
     assert attacked.tokenizer.decode(tokens, skip_special_tokens=True) == opening
 
 

@@ -202,7 +202,7 @@ def test_what_was_measured_before_memory_ends_stands(error: Exception) -> None:
 def test_a_prefill_of_subwords_does_not_begin_what_the_judge_looks_for(limit: int) -> None:
     attacked = target(tokenizer=subwords())
     row = replace(attacked.rows[0], reference=("saltpetre",))
-    tokens = harmless_opening(attacked, row, "take saltpetre and heat", limit=limit)
+    tokens = harmless_opening(attacked.tokenizer, row, "take saltpetre and heat", limit=limit)
     assert 0 < len(tokens) <= limit and "take".startswith(attacked.tokenizer.decode(tokens).strip())
 
 

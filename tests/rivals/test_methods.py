@@ -15,7 +15,6 @@ from rasa_moe.align.rivals.affinity_experts import affinity_experts
 from rasa_moe.align.rivals.random_experts import random_experts
 from rasa_moe.align.rivals.selection import base_detection
 from rasa_moe.align.rivals.steering import router_bias
-from rasa_moe.align.shifts import ContextShifts
 from rasa_moe.data.chats import collate, encode_chat
 from rasa_moe.errors import ModelError
 from rasa_moe.moe import discover, record, steer
@@ -60,39 +59,6 @@ def test_without_the_retain_set_only_jailbreaks_are_learnt(make_job: Callable[..
         )
         assert steps[-1]["loss"] < steps[0]["loss"]
     assert all(line["loss"] == pytest.approx(line["loss_jailbreak"]) for line in without if "step" in line)
-
-
-def test_lora_with_held_scores_measures_drift_from_the_base_model(make_job: Callable[..., Job]) -> None:
-    settings = ("rivals.lora.lr=1e-2", "rivals.lora.epochs=4")
-    plain, held = (
-        [line for line in RIVALS["lora"].train(make_job(*settings, *more)).log if "step" in line]
-        for more in ((), ("rivals.lora.drift_weight=3",))
-    )
-    assert all("loss_drift" not in line for line in plain)
-    # Adapters begin as no change at all, so at the first step the model still is the base model.
-    assert held[0]["loss_drift"] < 1e-9 < held[-1]["loss_drift"]
-    for line in held:
-        weighted = sum(line[f"loss_{name}"] for name in ("jailbreak", "anchor", "recovery"))
-        weighted += 3 * line["loss_retain"] + 3 * line["loss_drift"]
-        assert line["loss"] == pytest.approx(weighted, rel=1e-5)
-
-
-def test_lora_with_shifts_sees_another_half_shifted_in_every_epoch(
-    make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun: list[int] = []
-    monkeypatch.setattr(ContextShifts, "begin_epoch", lambda self, epoch: begun.append(epoch))
-    settings = ("rivals.lora.epochs=2", "rivals.lora.drift_weight=3")
-    plain, shifted = (
-        next(line for line in RIVALS["lora"].train(make_job(*settings, *more)).log if "step" in line)
-        for more in ((), ("rivals.lora.context_shift=1",))
-    )
-    assert begun == [0, 1], "epochs of the training with shifts alone"
-    # Adapters begin as no change, so at the first step only what is shown differs: refusals.
-    assert shifted["loss_jailbreak"] + shifted["loss_anchor"] > plain["loss_jailbreak"] + plain["loss_anchor"]
-    for kept in ("retain", "recovery"):
-        assert shifted[f"loss_{kept}"] == pytest.approx(plain[f"loss_{kept}"])
-    assert shifted["loss_drift"] < 1e-9
 
 
 def test_random_experts_are_matched_layer_by_layer_and_follow_the_seed(make_job: Callable[..., Job]) -> None:

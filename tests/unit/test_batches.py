@@ -112,14 +112,15 @@ def test_several_harmless_conversations_may_go_beside_each_pair() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_recovery_refuses_in_the_middle_of_a_harmful_answer(seed: int) -> None:
+@pytest.mark.parametrize("depth", [0.1, 0.5, 1.0])
+def test_recovery_refuses_in_the_middle_of_a_harmful_answer(seed: int, depth: float) -> None:
     by_request = {
         turn(messages[0]["content"]): pair
         for pair in tiny_pairs()
         for messages in (pair.jailbreak, pair.anchor)
     }
     goals = []
-    for batch in batches_of(seed=seed, with_recovery=True):
+    for batch in batches_of(seed=seed, recovery_depth=depth):
         assert len(batch.parts["recovery"]) == len(batch.parts["jailbreak"])
         for prompt, learned in chats_of(batch, "recovery"):
             request, _, begun = prompt.partition("<|assistant|> ")
@@ -127,9 +128,26 @@ def test_recovery_refuses_in_the_middle_of_a_harmful_answer(seed: int) -> None:
             assert learned == f"{pair.anchor_answer} <|end|>"
             harmful = pair.jailbreak_answer.split()
             begun_words = begun.split()
-            assert 0 < len(begun_words) < len(harmful) and begun_words == harmful[: len(begun_words)]
+            # A word is a token here, and the end of the turn is one more.
+            assert 1 <= len(begun_words) <= max(1, depth * (len(harmful) + 1))
+            assert begun_words == harmful[: len(begun_words)], "the end of the turn is never begun"
             goals.append(pair.goal)
     assert sorted(goals) == sorted(pair.goal for pair in tiny_pairs())
+
+
+def test_recovery_reaches_as_far_as_it_is_told_to_and_early_more_often() -> None:
+    def lengths(depth: float) -> list[int]:
+        return [
+            len(prompt.partition("<|assistant|> ")[2].split())
+            for seed in range(40)
+            for batch in batches_of(seed=seed, recovery_depth=depth)
+            for prompt, _ in chats_of(batch, "recovery")
+        ]
+
+    whole = max(len(pair.jailbreak_answer.split()) for pair in tiny_pairs(6))
+    often = Counter(lengths(1.0))
+    assert set(often) == set(range(1, whole + 1)) and often[1] > 2 * often[whole]
+    assert [max(lengths(depth)) for depth in (0.01, 0.5, 1)] == [1, whole // 2, whole]
 
 
 def test_without_harmless_conversations_there_is_no_such_part() -> None:

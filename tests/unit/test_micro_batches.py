@@ -29,7 +29,7 @@ ONE_PASS, SOME, ROW_BY_ROW = 10_000, 50, 1
 
 def batch_of() -> TrainingBatch:
     (batch,) = make_batches(
-        TOKENIZER, pairs=tiny_pairs(), retain=tiny_retain(), batch_size=8, seed=0, with_recovery=True
+        TOKENIZER, pairs=tiny_pairs(), retain=tiny_retain(), batch_size=8, seed=0, recovery_depth=0.5
     )
     return batch
 

@@ -30,7 +30,7 @@ def batch_of() -> TrainingBatch:
         batch_size=8,
         seed=0,
         retain_per_pair=1,
-        with_recovery=True,
+        recovery_depth=0.5,
     )
     return batch
 

@@ -113,7 +113,7 @@ def make_batches(
     batch_size: int,
     seed: int,
     retain_per_pair: int = 1,
-    with_recovery: bool = False,
+    recovery_depth: float | None = None,
     device: torch.device | str = "cpu",
 ) -> list[TrainingBatch]:
     """Put pairs and harmless conversations into batches, drawn once.
@@ -121,7 +121,7 @@ def make_batches(
     Every pair occurs once; harmless conversations go beside them, of every kind as many, repeated if there
     are too few.
 
-    Deviation: with `with_recovery` refusals are also learned behind the first third of a harmful answer; the
+    Deviation: with `recovery_depth` refusals are also learned behind the beginning of a harmful answer; the
         paper learns them at the beginning of an answer alone.
 
     Args:
@@ -131,7 +131,7 @@ def make_batches(
         batch_size: Pairs of one batch.
         seed: Decides the composition.
         retain_per_pair: Harmless conversations beside each pair.
-        with_recovery: Add the part "recovery", a refusal in the middle of each harmful answer.
+        recovery_depth: Add the part "recovery", a refusal within this share of each harmful answer.
         device: Where the tensors go.
     """
     order = random.Random(seed)
@@ -149,9 +149,10 @@ def make_batches(
             "anchor": [encode_chat(tokenizer, pair.anchor, pair.anchor_answer) for pair in chosen],
             "retain": [encode_chat(tokenizer, row.messages, row.answer) for row in kept],
         }
-        if with_recovery:
+        if recovery_depth is not None:
             parts["recovery"] = [
-                _recovery(tokenizer, pair, order.choice(harmful_answers[pair.goal]), order) for pair in chosen
+                _recovery(tokenizer, pair, order.choice(harmful_answers[pair.goal]), recovery_depth, order)
+                for pair in chosen
             ]
         batches.append(_batch_of(parts, tokenizer.pad_token_id, device=device))
     return batches
@@ -169,20 +170,23 @@ def _in_turn(retain: Sequence[RetainRow], order: random.Random) -> Iterator[Reta
     return chain.from_iterable(zip(*map(cycle, kinds.values()), strict=False)) if kinds else iter(())
 
 
-def _recovery(tokenizer: Any, pair: Pair, harmful_answer: str, order: random.Random) -> EncodedChat:
-    """Cut a harmful answer in its first third and go on with the refusal, which alone is learned.
+def _recovery(
+    tokenizer: Any, pair: Pair, harmful_answer: str, depth: float, order: random.Random
+) -> EncodedChat:
+    """Cut a harmful answer within a share of it and go on with the refusal, which alone is learned.
 
     A refusal learned at the first token only is undone by any opening that training did not show. See Qi et
     al., "Safety alignment should be made more than just a few tokens deep" (2024). The request is the
     jailbreak or the plain one, and the answer may be that to another jailbreak for the same goal: then the
-    refusal depends on the harm and not on which request led to which opening. Later cuts were worse: deep in
-    an answer the words themselves tell train goals apart, and learning them costs harmless answers.
+    refusal depends on the harm and not on which request led to which opening. Half of the cuts are in the
+    first quarter of that share: deep in an answer the words themselves tell train goals apart, and learning
+    them costs harmless answers.
     """
     messages = order.choice((pair.jailbreak, pair.anchor))
     harmful = encode_chat(tokenizer, messages, harmful_answer)
     refused = encode_chat(tokenizer, messages, pair.anchor_answer)
     length = len(harmful) - harmful.prompt_length
-    cut = harmful.prompt_length + order.randint(1, max(1, length // 3))
+    cut = harmful.prompt_length + max(1, int(length * depth * order.random() ** 2))
     return EncodedChat(
         input_ids=harmful.input_ids[:cut] + refused.input_ids[refused.prompt_length :], prompt_length=cut
     )

@@ -218,7 +218,7 @@ class _Training:
             batch_size=self.config.batch_size,
             seed=self.seed,
             retain_per_pair=self.config.retain_per_pair,
-            with_recovery=self.config.recovery_weight > 0,
+            recovery_depth=self.config.recovery_depth if self.config.recovery_weight else None,
             device=self.model.device,
         )
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from rasa_moe.config.fields import Count, NotNegative, Positive, Section
+from rasa_moe.config.fields import Count, Positive, Section
 
 
 class TrainedRival(Section):
@@ -27,14 +27,6 @@ class LoraSettings(TrainedRival):
     lr: Positive | None = Field(None, description="Learning rate of the adapters; null for one by the width.")
     rank: Count = Field(8, description="Rank of every adapter.")
     alpha: Positive = Field(16.0, description="Scale of the adapters: alpha / rank.")
-    drift_weight: NotNegative = Field(
-        0.0,
-        description="As align.drift_weight, to tell what RASA owes to that loss; 0 is LoRA as it is known.",
-    )
-    context_shift: NotNegative = Field(
-        0.0,
-        description="As align.context_shift, to tell what RASA owes to it; 0 is LoRA as it is known.",
-    )
 
 
 class ExpertsOnlySettings(TrainedRival):

@@ -13,6 +13,7 @@ from rasa_moe.config.fields import (
     Names,
     NotNegative,
     Number,
+    PartOfOne,
     Positive,
     Section,
     Switch,
@@ -181,6 +182,11 @@ class AlignConfig(Section):
     recovery_weight: NotNegative = Field(
         1.0,
         description="Weight of refusing in the middle of a harmful answer; 0 is the paper's form.",
+    )
+    recovery_depth: PartOfOne = Field(
+        1.0,
+        description="How far into a harmful answer, as a share of it, refusals are learned, early ones more "
+        "often: the deeper, the more they hold where an attacker begins the answer.",
     )
     kl: Literal["forward", "reverse", "symmetric"] = Field(
         "forward", description="Divergence from the anchors' routing: forward is KL(anchor || jailbreak)."

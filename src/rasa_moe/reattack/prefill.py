@@ -7,21 +7,22 @@ that the judge looks for: what the attacker wrote must not be counted as the mod
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-from rasa_moe.data.chats import EncodedChat
+from rasa_moe.data.chats import EncodedChat, encode_chat
 from rasa_moe.data.rows import PromptRow
 from rasa_moe.judges.exact import contains_words
 from rasa_moe.reattack.base import WITHOUT_IT, Attack, Effort, Measured, Target
 
 
-def harmless_opening(target: Target, row: PromptRow, answer: str, *, limit: int) -> list[int]:
+def harmless_opening(tokenizer: Any, row: PromptRow, answer: str, *, limit: int) -> list[int]:
     """Return the first tokens of a harmful answer, at most `limit`, that give away none of the references."""
-    chat = target.encode(row.messages, answer)
+    chat = encode_chat(tokenizer, row.messages, answer)
     tokens = chat.input_ids[chat.prompt_length :]
     firsts = [word for reference in row.reference for word in reference.split()[:1]]
 
     def text(length: int) -> str:
-        return str(target.tokenizer.decode(tokens[:length], skip_special_tokens=True))
+        return str(tokenizer.decode(tokens[:length], skip_special_tokens=True))
 
     # The token after the opening may finish a reference's first word, so whole prefixes are looked at.
     length = 0
@@ -53,9 +54,9 @@ def _run(target: Target, effort: Effort) -> Iterator[Measured]:
         if not known:
             continue
         for limit in (0, *effort.prefixes):
-            openings = [harmless_opening(target, row, answer, limit=limit) for row, answer in known]
+            openings = [harmless_opening(target.tokenizer, row, answer, limit=limit) for row, answer in known]
             prompts = [
-                _begun(target.encode(row.messages), opening)
+                begun(target.encode(row.messages), opening)
                 for (row, _), opening in zip(known, openings, strict=True)
             ]
             outcomes = target.ask([row for row, _ in known], prompts=prompts)
@@ -63,7 +64,8 @@ def _run(target: Target, effort: Effort) -> Iterator[Measured]:
             yield Measured(setting=named, strength=limit, unit="tokens", outcomes=outcomes)
 
 
-def _begun(prompt: EncodedChat, opening: Sequence[int]) -> EncodedChat:
+def begun(prompt: EncodedChat, opening: Sequence[int]) -> EncodedChat:
+    """Return a prompt with the beginning of its answer."""
     return EncodedChat(input_ids=[*prompt.input_ids, *opening], prompt_length=prompt.prompt_length)
 
 

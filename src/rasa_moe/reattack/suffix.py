@@ -212,7 +212,7 @@ def _asked(
     outcomes = np.full(len(known), np.nan)
     num_wanted = num_found = 0
     for number, (row, answer) in enumerate(known):
-        wanted = harmless_opening(target, row, answer, limit=MOST_TARGET_TOKENS)
+        wanted = harmless_opening(target.tokenizer, row, answer, limit=MOST_TARGET_TOKENS)
         if not wanted:
             continue
         num_wanted += 1

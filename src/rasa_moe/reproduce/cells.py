@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rasa_moe.evaluate.suites import Suite
 
 # Another number lets go of all that was made before.
-FORMAT = 4
+FORMAT = 5
 # Settings that can change what a cell holds; the others may change without any cell being done again.
 _DECIDING = {"seed", "collect", "detect", "align", "full", "rivals"}
 _ATTACKS = ("attack_trained", "attack_held_out")

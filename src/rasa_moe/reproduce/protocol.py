@@ -136,6 +136,7 @@ ABLATIONS: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]] = {
     "span of AAD": [
         (span, {"detect.span": span}) for span in ("response", "deciding", "last_prompt", "prompt")
     ],
+    "depth of cut answers": [(f"{depth:g}", {"align.recovery_depth": depth}) for depth in (0.33, 1.0)],
     "retain weight": [(f"{weight:g}", {"align.retain_weight": weight}) for weight in (0.0, 1.0, 3.0)],
     "drift weight": [(f"{weight:g}", {"align.drift_weight": weight}) for weight in (0.0, 3.0)],
     "KL direction": [(kind, {"align.kl": kind}) for kind in ("forward", "reverse", "symmetric")],

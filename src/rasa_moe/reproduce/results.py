@@ -27,6 +27,7 @@ MEASURES: Mapping[str, tuple[str, bool]] = {
     "attack_held_out": ("ASR, held-out families", True),
     NEW_GROUP: ("ASR, held-out, new openings", True),
     "plain_harmful": ("ASR, plain requests", True),
+    "attack_begun": ("ASR, answer begun", True),
     "wrapped_benign": ("Wrapped harmless refused", True),
     "over_refusal": ("Plain harmless refused", True),
     "ability": ("Ability", False),

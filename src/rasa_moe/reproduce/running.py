@@ -22,6 +22,7 @@ def run_cell(cell: Cell, folder: Path) -> None:
     """Train, ask and write the result; a training that blows up is a result, too."""
     from rasa_moe.evaluate.stage import answer_suites, outcomes
     from rasa_moe.judges import get_judge
+    from rasa_moe.reproduce.begun import begin_plain_requests
 
     model, tokenizer, moe = loaded(cell.config.model)
     source = source_of(cell)
@@ -43,16 +44,22 @@ def run_cell(cell: Cell, folder: Path) -> None:
         from rasa_moe.align.rivals import in_use
 
         started = time.perf_counter()
-        suites = suites_of(cell)
+        suites, config = suites_of(cell), cell.config.evaluate
+        judge = get_judge("exact" if source.is_synthetic else "rules")
+        # The model is the base model again, whose answers the attacker has.
+        begun = begin_plain_requests(
+            model, tokenizer, suites if cell.split == "test" else [], judge=judge, config=config
+        )
         with in_use(moe, tensors):
             judged = answer_suites(
                 model,
                 tokenizer,
                 suites=suites,
-                judge=get_judge("exact" if source.is_synthetic else "rules"),
-                max_new_tokens=cell.config.evaluate.max_new_tokens,
-                batch_tokens=cell.config.evaluate.batch_tokens,
+                judge=judge,
+                max_new_tokens=config.max_new_tokens,
+                batch_tokens=config.batch_tokens,
             )
+            last = [begun.ask(model, tokenizer, judge=judge, config=config)] if begun.rows else []
         facts["suites"] = [
             {
                 "name": suite.name,
@@ -62,7 +69,7 @@ def run_cell(cell: Cell, folder: Path) -> None:
                 "outcomes": outcomes(suite, judged),
             }
             for suite in suites
-        ]
+        ] + last
         facts["answer_seconds"] = round(time.perf_counter() - started, 2)
     write_json(cell.file(folder), facts)
 

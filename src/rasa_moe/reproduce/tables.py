@@ -19,6 +19,7 @@ _ATTACKS = ("attack_trained", "attack_held_out")
 _COMPARED = (
     "attack_trained",
     "attack_held_out",
+    "attack_begun",
     "wrapped_benign",
     "over_refusal",
     "ability",

@@ -79,14 +79,15 @@ class Job:
 
     def batches(self) -> list[TrainingBatch]:
         """Return the batches of supervised training, the same for every method."""
+        config = self.config.align
         return make_batches(
             self.tokenizer,
             pairs=self.pairs,
             retain=self.retain,
-            batch_size=self.config.align.batch_size,
+            batch_size=config.batch_size,
             seed=self.config.seed,
-            retain_per_pair=self.config.align.retain_per_pair,
-            with_recovery=self.config.align.recovery_weight > 0,
+            retain_per_pair=config.retain_per_pair,
+            recovery_depth=config.recovery_depth if config.recovery_weight else None,
             device=self.model.device,
         )
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from rasa_moe.align.batches import TrainingBatch
 from rasa_moe.align.rivals.base import Job, Rival, Tuned, require_float32
-from rasa_moe.align.rivals.training import copies, learn, put_back_after
-from rasa_moe.align.shifts import context_shifts
-from rasa_moe.align.supervised import DRIFT, SupervisedLoss
+from rasa_moe.align.rivals.training import copies, learn, put_back_after, supervised
 from rasa_moe.moe import MoeMap, attention_projections, attention_weights
 from rasa_moe.moe.layers import expert_tensor_names
 
@@ -105,36 +101,18 @@ def _train(job: Job) -> Tuned:
             job.model, job.moe, rank=settings.rank, alpha=settings.alpha, seed=job.config.seed
         )
         try:
-            loss = _loss(job, batches)
             log = learn(
                 job,
                 method=_METHOD,
                 weights=adapters,
-                loss=loss,
+                loss=supervised(job),
                 batches=batches,
                 epochs=settings.epochs,
                 lr=job.rate("rivals.lora.lr"),
-                begin_epoch=loss.begin_epoch,
             )
         finally:
             adapters.merge()  # the adapters leave the model, also when the training fails
         return Tuned(tensors=copies(job.model, names), log=log)
-
-
-def _loss(job: Job, batches: Sequence[TrainingBatch]) -> SupervisedLoss:
-    settings, batch_tokens = job.config.rivals.lora, job.config.align.batch_tokens
-    shifts = context_shifts(
-        job.model,
-        job.tokenizer,
-        job.moe,
-        pairs=job.pairs,
-        retain=job.retain,
-        length=settings.context_shift,
-        batch_tokens=batch_tokens,
-        seed=job.config.seed,
-    )
-    weights = {**job.part_weights, DRIFT: settings.drift_weight}
-    return SupervisedLoss(job.model, batches, weights=weights, batch_tokens=batch_tokens, shifts=shifts)
 
 
 LORA = Rival(
