@@ -35,7 +35,7 @@ demo: $(INSTALLED)
 	$(VENV_PYTHON) -m rasa_moe run --out "$(DEMO_RUN)"
 
 test: $(INSTALLED_DEV)
-	$(VENV_PYTHON) -m pytest
+	$(VENV_PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(INSTALLED_DEV)
 	$(VENV_PYTHON) -m ruff check .
