@@ -63,7 +63,7 @@ def test_torch_is_installed_first_and_the_verbs_are_modules(checkout: Path) -> N
         "-m pip install -c constraints.txt -e .",
         "-m rasa_moe run --out runs/demo",
         "-m pip install -c constraints.txt -e .[dev]",
-        "-m pytest",
+        "-m pytest -n auto --maxprocesses 4 --dist loadfile",
         "-m rasa_moe run --out runs/demo",
     ]
 

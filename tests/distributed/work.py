@@ -123,7 +123,8 @@ def rivals() -> dict[str, Tensor]:
     """Return what every rival method made of the weights, and its losses."""
     model = tiny_model()
     settings = ["align.batch_size=2", "align.retain_per_pair=1", "align.batch_tokens=40", "detect.budget=3"]
-    config = load_config(None, settings)
+    # RASA on other experts, or on none, trains attention; see ATTENTION.
+    config = load_config(None, [*settings, f"align.expert_lr={ATTENTION.expert_lr}"])
     found = {}
     for name, rival in RIVALS.items():
         tuned = rival(model, TOKENIZER, discover(model), pairs=PAIRS, retain=RETAIN, config=config)
