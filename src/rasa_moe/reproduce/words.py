@@ -9,7 +9,8 @@ from rasa_moe.reproduce.rule import RULE
 CLEARLY = (
     "\u201cClearly\u201d: the p-value, adjusted over all comparisons of the model, is below .05 and the "
     "interval of the difference leaves out 0. \u201cNo clear difference\u201d does not mean equal. "
-    "Wrapped: harmless requests in the wording of an attack."
+    "Wrapped: harmless requests in the wording of an attack. Answer begun: plain requests that are "
+    "refused, with up to 12 tokens of a harmful answer of the base model, none of them harm by itself."
 )
 LABELS = {"base": "Base model", **{method.name: method.label for method in METHODS}}
 
