@@ -134,13 +134,14 @@ class Session:
 
     def _served_thinking(self) -> bool | None:
         """Return how a server should switch the base model's thinking; None where it has no switch."""
-        from rasa_moe.data.templates import knows_thinking
+        from rasa_moe.data.templates import describe_template
         from rasa_moe.moe.loading import load_tokenizer, resolve
 
         config = self.config
         options = {"trust_remote_code": config.trust_remote_code, "revision": config.revision}
         tokenizer = load_tokenizer(resolve(config.model), shown=config.model, options=options)
-        return config.thinking if knows_thinking(tokenizer) else None
+        # What training could not use is found here, before a server is paid.
+        return config.thinking if describe_template(tokenizer).thinking == "switchable" else None
 
     @property
     def evaluated(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from engines.fake_server import Said, serving
 from rasa_moe import stages
 from rasa_moe.config import load_config
 from rasa_moe.data.rows import Message
-from rasa_moe.errors import ConfigError
+from rasa_moe.errors import ConfigError, ModelError
 from rasa_moe.moe.loading import resolve
 from rasa_moe.rundir import RunDirectory
 from rasa_moe.session import Session
@@ -72,7 +72,10 @@ def test_collect_asks_the_server_and_loads_no_model(tmp_path: Path, monkeypatch:
 def test_the_base_models_server_is_told_whether_to_think(tmp_path: Path, thinking: bool) -> None:
     folder = shutil.copytree(resolve("testbed/qwen3"), tmp_path / "switchable")
     template = folder / "chat_template.jinja"
-    template.write_text(template.read_text() + "{% if enable_thinking is false %}<|end|>{% endif %}")
+    switch = (
+        "{% if enable_thinking %}{% set messages = [{'role': 'user', 'content': 'hm'}] + messages %}"
+    )
+    template.write_text(f"{switch}{{% endif %}}{template.read_text()}")
     asked = []
     for model in (str(folder), "testbed/qwen3"):
         with serving(lambda body, number: Said(text="yes")) as server:
@@ -87,6 +90,20 @@ def test_the_base_models_server_is_told_whether_to_think(tmp_path: Path, thinkin
             asked.append(server.asked[0].body)
     assert asked[0]["chat_template_kwargs"] == {"enable_thinking": thinking}
     assert "chat_template_kwargs" not in asked[1], "a server may refuse what it does not know"
+
+
+def test_a_tokenizer_that_cannot_be_used_is_told_before_a_server_is_asked(tmp_path: Path) -> None:
+    folder = shutil.copytree(resolve("testbed/qwen3"), tmp_path / "model")
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    with serving(lambda body, number: Said(text="yes")) as server:
+        session = session_of(
+            tmp_path / "run",
+            *(f"model={folder}", f"engine.generation.url={server.url}", "engine.generation.model=base"),
+        )
+        with pytest.raises(ModelError, match="no tokens at all"):
+            session.engine("generation")
+    assert not server.asked
 
 
 def test_a_judge_can_be_served(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from rasa_moe.config.schema import EndpointConfig
 from rasa_moe.data.rows import Message
-from rasa_moe.data.templates import knows_thinking
+from rasa_moe.data.templates import describe_template
 from rasa_moe.data.thinking import set_thinking
 from rasa_moe.engines import HttpEngine, generate
 from rasa_moe.errors import ModelError
@@ -105,7 +105,7 @@ def test_a_served_checkpoint_answers_as_in_process(checkpoint: Path, url: str, t
 def test_thinking_is_switched_on_the_server_as_it_is_here(checkpoint: Path, url: str) -> None:
     asked = conversations()[:3]
     model, loaded = load_model(checkpoint, dtype="float32", device="cpu")
-    assert knows_thinking(loaded)
+    assert describe_template(loaded).thinking == "switchable"
     here, there = [], []
     for enabled in (True, False):
         set_thinking(loaded, enabled=enabled)

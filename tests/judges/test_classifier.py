@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import OlmoeForCausalLM
 
 from models import olmoe
 from rasa_moe.data.rows import Message, PromptRow
@@ -94,6 +96,17 @@ def test_a_classifier_stands_where_it_is_told_to() -> None:
         get_judge(f"llama-guard:{folder}?device=cuda:99")
     with pytest.raises(ConfigError, match="does not know 'devise'"):
         get_judge(f"llama-guard:{folder}?devise=cpu")
+
+
+def test_a_classifier_that_the_device_has_no_room_for_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def is_full(model: torch.nn.Module, *where: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(OlmoeForCausalLM, "to", is_full)
+    with pytest.raises(ModelError, match="does not fit into the free memory of cpu; name another device"):
+        get_judge(f"llama-guard:{resolve('testbed/olmoe')}?device=cpu")
 
 
 def test_a_model_that_cannot_be_loaded_is_one_sentence(tmp_path: Path) -> None:

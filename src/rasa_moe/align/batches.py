@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from rasa_moe.collect.stage import RetainRow
+from rasa_moe.config import AlignConfig
 from rasa_moe.data.chats import IGNORED_LABEL, Batch, EncodedChat, collate, encode_chat, length_bucketed
 from rasa_moe.data.rows import Pair
 from rasa_moe.distributed import current
@@ -156,6 +157,28 @@ def make_batches(
             ]
         batches.append(_batch_of(parts, tokenizer.pad_token_id, device=device))
     return batches
+
+
+def batches_for(
+    tokenizer: Any,
+    *,
+    pairs: Sequence[Pair],
+    retain: Sequence[RetainRow],
+    config: AlignConfig,
+    seed: int,
+    device: torch.device | str,
+) -> list[TrainingBatch]:
+    """Make the batches that a configuration describes, the same for RASA and for every rival method."""
+    return make_batches(
+        tokenizer,
+        pairs=pairs,
+        retain=retain,
+        batch_size=config.batch_size,
+        seed=seed,
+        retain_per_pair=config.retain_per_pair,
+        recovery_depth=config.recovery_depth if config.recovery_weight else None,
+        device=device,
+    )
 
 
 def _in_turn(retain: Sequence[RetainRow], order: random.Random) -> Iterator[RetainRow]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rasa_moe.align.alternation import Alternation, Phase, phases_of, routers_come_first
-from rasa_moe.align.batches import TrainingBatch, make_batches
+from rasa_moe.align.batches import TrainingBatch, batches_for
 from rasa_moe.align.loop import LogLine
 from rasa_moe.align.shifts import ContextShifts, context_shifts
 from rasa_moe.collect.stage import RetainRow
@@ -211,14 +211,12 @@ class _Training:
         return tuple(alternation.log.lines)
 
     def _batches(self) -> list[TrainingBatch]:
-        return make_batches(
+        return batches_for(
             self.tokenizer,
             pairs=self.pairs,
             retain=self.retain,
-            batch_size=self.config.batch_size,
+            config=self.config,
             seed=self.seed,
-            retain_per_pair=self.config.retain_per_pair,
-            recovery_depth=self.config.recovery_depth if self.config.recovery_weight else None,
             device=self.model.device,
         )
 

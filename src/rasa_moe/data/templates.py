@@ -88,15 +88,6 @@ def _thinking(tokenizer: Any, prompt: str) -> Literal["none", "switchable", "alw
     return "always" if opened_thinking(prompt) else "none"
 
 
-def knows_thinking(tokenizer: Any) -> bool:
-    """Tell whether thinking can be switched in a tokenizer's template.
-
-    Raises:
-        ModelError: The template does not take a short question.
-    """
-    return _thinking(tokenizer, render(tokenizer, (_QUESTION,), add_generation_prompt=True)) == "switchable"
-
-
 def template_notes(tokenizer: Any, facts: TemplateFacts, *, stop_ids: frozenset[int]) -> Iterator[str]:
     """Yield what a user should know before trusting answers.
 

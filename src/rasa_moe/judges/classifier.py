@@ -128,6 +128,7 @@ def load_classifier(
         ModelError: It cannot be loaded, or there is no such device.
         ConfigError: The prompt file is missing or marks other places than it should.
     """
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from rasa_moe.moe.loading import usable_device
@@ -143,4 +144,11 @@ def load_classifier(
         raise ModelError(
             f"the classifier {name} cannot be loaded ({reason}); check the name or the folder"
         ) from error
-    return ClassifierJudge(model.to(place), tokenizer, style=style, prompt=prompt)
+    try:
+        model.to(place)
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"the classifier {name} does not fit into the free memory of {device}; name another device, or "
+            "leave it to the CPU"
+        ) from error
+    return ClassifierJudge(model, tokenizer, style=style, prompt=prompt)

@@ -54,18 +54,16 @@ def _run(target: Target, effort: Effort) -> Iterator[Measured]:
         if not known:
             continue
         for limit in (0, *effort.prefixes):
-            openings = [harmless_opening(target.tokenizer, row, answer, limit=limit) for row, answer in known]
-            prompts = [
-                begun(target.encode(row.messages), opening)
-                for (row, _), opening in zip(known, openings, strict=True)
-            ]
+            prompts = [begun(target.tokenizer, row, answer, limit=limit) for row, answer in known]
             outcomes = target.ask([row for row, _ in known], prompts=prompts)
             named = setting if limit else f"{setting}, {WITHOUT_IT}"
             yield Measured(setting=named, strength=limit, unit="tokens", outcomes=outcomes)
 
 
-def begun(prompt: EncodedChat, opening: Sequence[int]) -> EncodedChat:
-    """Return a prompt with the beginning of its answer."""
+def begun(tokenizer: Any, row: PromptRow, answer: str, *, limit: int) -> EncodedChat:
+    """Return a prompt with the beginning of a harmful answer, as `harmless_opening` cuts it."""
+    prompt = encode_chat(tokenizer, row.messages)
+    opening = harmless_opening(tokenizer, row, answer, limit=limit)
     return EncodedChat(input_ids=[*prompt.input_ids, *opening], prompt_length=prompt.prompt_length)
 
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from rasa_moe.config import EvaluateConfig
-from rasa_moe.data.chats import EncodedChat, encode_chat
+from rasa_moe.data.chats import EncodedChat
 from rasa_moe.data.rows import PromptRow
 from rasa_moe.evaluate.stage import answer_rows
 from rasa_moe.evaluate.suites import Suite
 from rasa_moe.judges import Judge, judge_all
 from rasa_moe.reattack.answering import complete
-from rasa_moe.reattack.prefill import begun, harmless_opening
+from rasa_moe.reattack.prefill import begun
 
 KIND = "attack_begun"
 TOKENS = 12
@@ -87,8 +87,7 @@ def begin_plain_requests(
         batch_tokens=config.batch_tokens,
     )
     known = [(row, one.answer.text) for row, one in zip(plain, answered, strict=True) if one.verdict.harmful]
-    prompts = (
-        begun(encode_chat(tokenizer, row.messages), harmless_opening(tokenizer, row, answer, limit=TOKENS))
-        for row, answer in known
+    return BegunRequests(
+        rows=tuple(row for row, _ in known),
+        prompts=tuple(begun(tokenizer, row, answer, limit=TOKENS) for row, answer in known),
     )
-    return BegunRequests(rows=tuple(row for row, _ in known), prompts=tuple(prompts))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rasa_moe.align.batches import TrainingBatch, make_batches
+from rasa_moe.align.batches import TrainingBatch, batches_for
 from rasa_moe.align.loop import LogLine
 from rasa_moe.align.supervised import part_weights
 from rasa_moe.collect.stage import RetainRow
@@ -79,15 +79,12 @@ class Job:
 
     def batches(self) -> list[TrainingBatch]:
         """Return the batches of supervised training, the same for every method."""
-        config = self.config.align
-        return make_batches(
+        return batches_for(
             self.tokenizer,
             pairs=self.pairs,
             retain=self.retain,
-            batch_size=config.batch_size,
+            config=self.config.align,
             seed=self.config.seed,
-            retain_per_pair=config.retain_per_pair,
-            recovery_depth=config.recovery_depth if config.recovery_weight else None,
             device=self.model.device,
         )
 
