@@ -72,9 +72,7 @@ def test_collect_asks_the_server_and_loads_no_model(tmp_path: Path, monkeypatch:
 def test_the_base_models_server_is_told_whether_to_think(tmp_path: Path, thinking: bool) -> None:
     folder = shutil.copytree(resolve("testbed/qwen3"), tmp_path / "switchable")
     template = folder / "chat_template.jinja"
-    switch = (
-        "{% if enable_thinking %}{% set messages = [{'role': 'user', 'content': 'hm'}] + messages %}"
-    )
+    switch = "{% if enable_thinking %}{% set messages = [{'role': 'user', 'content': 'hm'}] + messages %}"
     template.write_text(f"{switch}{{% endif %}}{template.read_text()}")
     asked = []
     for model in (str(folder), "testbed/qwen3"):
