@@ -12,13 +12,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rasa_moe.errors import DataError, RunError
+from rasa_moe.errors import DataError
 from rasa_moe.files import write_json
 from rasa_moe.session import BASE, RASA, Session
 
 if TYPE_CHECKING:
     from rasa_moe.evaluate.stage import Judged
     from rasa_moe.evaluate.suites import Suite
+    from rasa_moe.moe import Piece
 
 _ATTACKS = ("attack_trained", "attack_held_out")
 
@@ -192,20 +193,10 @@ def audit(session: Session, work: Work) -> None:
     from rasa_moe.evaluate.suites import make_suites
 
     config, evaluation = session.config, session.config.evaluate
-    if session.shards > 1:
-        raise RunError(
-            "The audit needs two whole models in one process, and this one holds shares of a model; go on "
-            f"without torchrun: rasa-moe run --out {session.path}"
-        )
     limit = min(config.audit.goals_per_suite, evaluation.goals_per_suite)
     suites = make_suites(session.source, split=evaluation.split, limit=limit)
-    tuned = {}
-    for name in session.evaluated:
-        if name != BASE:
-            with weights_in(session, name) as changed:
-                parameters = dict(session.model.named_parameters())
-                if changed:  # a method that acts at inference only has no part that could be swapped
-                    tuned[name] = {key: parameters[key].detach().clone() for key in changed}
+    # A method that acts at inference only has no part that could be swapped.
+    tuned = {name: pieces for name in session.evaluated if (pieces := _pieces(session, name))}
     folder = session.path / "generations"
     rows = [row for suite in suites if suite.kind in _ATTACKS for row in suite.rows]
     result = swap(
@@ -264,24 +255,38 @@ def _judged(session: Session, work: Work, name: str, *, suites: list[Suite]) -> 
 
 
 @contextmanager
-def weights_in(session: Session, name: str) -> Iterator[list[str]]:
-    """Put the weights of one of the run's models into the session's; yield the names of those that differ."""
+def weights_in(session: Session, name: str) -> Iterator[None]:
+    """Put the weights of one of the run's models into the session's for a while."""
     from rasa_moe.align.rivals import in_use
     from rasa_moe.artifacts import read_tensors
     from rasa_moe.moe import ExpertPatch
 
     if name == BASE:
-        yield []
+        yield
     elif name == RASA:
         patch = ExpertPatch.load(session.path / "patch")
         patch.apply(session.model)
         try:
-            yield list(patch.after)
+            yield
         finally:
             patch.revert(session.model)
     else:
-        with in_use(session.moe, read_tensors(session.path / _weights_of(name))) as changed:
-            yield changed
+        with in_use(session.moe, read_tensors(session.path / _weights_of(name))):
+            yield
+
+
+def _pieces(session: Session, name: str) -> list[Piece]:
+    """Return what one of the run's models has where it may differ from the base model."""
+    from rasa_moe.align.rivals import STEERING
+    from rasa_moe.artifacts import read_tensors
+    from rasa_moe.moe import ExpertPatch, pieces_of
+
+    if name == BASE:
+        return []
+    if name == RASA:
+        return ExpertPatch.load(session.path / "patch").pieces(session.model)
+    tensors = read_tensors(session.path / _weights_of(name))
+    return pieces_of({key: tensor for key, tensor in tensors.items() if key != STEERING})
 
 
 def _weights_of(name: str) -> Path:

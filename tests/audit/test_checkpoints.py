@@ -10,7 +10,7 @@ import torch
 
 from audit.planted import base_model, pairs, tokenizer, tuned_tensors
 from models import mixtral, olmoe
-from rasa_moe.audit.checkpoints import changed_tensors, require_same_tokens
+from rasa_moe.audit.checkpoints import changed_pieces, require_same_tokens
 from rasa_moe.cli import main
 from rasa_moe.data.rows import write_pairs
 from rasa_moe.errors import ModelError
@@ -152,17 +152,17 @@ def test_half_of_the_arguments_is_a_mistake(arguments: list[str], capsys: pytest
 def test_only_what_differs_is_kept() -> None:
     base, tuned = base_model(), base_model()
     tuned.load_state_dict(tuned_tensors("routers"))
-    changed = changed_tensors(discover(base), discover(tuned))
-    assert list(changed) == ["model.layers.0.mlp.gate.weight"]
-    assert torch.equal(
-        changed["model.layers.0.mlp.gate.weight"], tuned_tensors("routers")["model.layers.0.mlp.gate.weight"]
-    )
+    (piece,) = changed_pieces(discover(base), discover(tuned))
+    assert piece.name == "model.layers.0.mlp.gate.weight"
+    whole = base.get_parameter(piece.name).detach().clone()
+    whole[slice(None) if piece.rows is None else piece.rows] = piece.values
+    assert torch.equal(whole, tuned_tensors("routers")[piece.name])
 
 
 @pytest.mark.parametrize("other", [lambda: olmoe(), lambda: mixtral()])
 def test_another_architecture_is_refused(other) -> None:
     with pytest.raises(ModelError, match="not of one architecture"):
-        changed_tensors(discover(base_model()), discover(other()))
+        changed_pieces(discover(base_model()), discover(other()))
 
 
 def test_another_template_is_refused() -> None:

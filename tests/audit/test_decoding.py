@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 
-from rasa_moe.audit.swaps import generate_with_base_routing
+from rasa_moe.audit.components import difference
+from rasa_moe.audit.swaps import generate_with_routing
 from rasa_moe.engines import generate
 from rasa_moe.moe import discover
 from unit.tiny import tiny_model, tiny_pairs, tiny_tokenizer
@@ -31,12 +30,14 @@ def test_a_model_replaying_its_own_routing_answers_as_ever(shipped: dict[str, ob
     model = tiny_model()
     plainly = generate(model, TOKENIZER, PROMPTS, max_new_tokens=12)
     model.generation_config.update(**shipped)
-    guide = copy.deepcopy(model)
-    replayed = generate_with_base_routing(
+    moe = discover(model)
+    replayed = generate_with_routing(
         model,
-        guide,
         TOKENIZER,
-        moes=(discover(model), discover(guide)),
+        moe,
+        changes=difference(moe, [], experts=[]),
+        answered_by=(),
+        routed_by=(),
         conversations=PROMPTS,
         max_new_tokens=12,
     )

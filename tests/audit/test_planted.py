@@ -20,13 +20,13 @@ from audit.planted import (
 )
 from engines.fake_server import Said, serving
 from rasa_moe.audit import audit
-from rasa_moe.audit.combinations import Pair, play
+from rasa_moe.audit.combinations import play
 from rasa_moe.audit.components import difference
 from rasa_moe.audit.stage import Audit
 from rasa_moe.engines import Answer, generate
 from rasa_moe.evaluate.stage import Judged
 from rasa_moe.judges import Judge, get_judge
-from rasa_moe.moe import discover, swapped
+from rasa_moe.moe import discover, pieces_of, swapped
 
 
 def audited(name: str, judge: Judge | None = None) -> Audit:
@@ -42,10 +42,11 @@ def audited(name: str, judge: Judge | None = None) -> Audit:
         }
 
     judged = {"base": answered()}
-    with swapped(model, tuned):
+    with swapped(model, pieces_of(tuned)):
         judged["tuned"] = answered()
     return audit(
-        model, tokens, discover(model), tuned={"tuned": tuned}, judged=judged, rows=rows(), share_rows=rows(),
+        model, tokens, discover(model), tuned={"tuned": pieces_of(tuned)}, judged=judged,
+        rows=rows(), share_rows=rows(),
         experts=REPAIRS[name].selected, judge=judge, max_new_tokens=4,
     )  # fmt: skip
 
@@ -127,9 +128,8 @@ def test_experts_may_be_one_player_of_the_routing_game() -> None:
     model, tokens = base_model(), tokenizer()
     tuned = tuned_tensors("half and half")
     tuned[EXPERTS[0]][SPARE.expert, 0, 0] += 0.01
-    changes = difference(discover(model), tuned, experts=[ANSWERING])
-    guide = base_model()
-    pair = Pair(model=model, guide=guide, moes=(discover(model), discover(guide)), tokenizer=tokens)
+    moe = discover(model)
+    changes = difference(moe, pieces_of(tuned), experts=[ANSWERING])
 
     def score(answers: Sequence[Answer]) -> np.ndarray:
         return np.array([float("grind" in answer.text) for answer in answers])
@@ -139,7 +139,7 @@ def test_experts_may_be_one_player_of_the_routing_game() -> None:
         (False, ("all experts", "routed experts")),
     ):
         games = play(
-            pair, changes, rows=rows(), ends=(np.ones(16), np.zeros(16)), score=score,
+            model, tokens, moe, changes, rows=rows(), ends=(np.ones(16), np.zeros(16)), score=score,
             options={"max_new_tokens": 4}, tells_experts_apart=apart,
         )  # fmt: skip
         assert games["routing"].players == players
@@ -179,7 +179,7 @@ def test_the_audit_leaves_the_model_as_it_was() -> None:
         for row, answer in zip(rows(), answers, strict=True)
     }
     audit(
-        model, tokens, discover(model), tuned={"tuned": tuned_tensors("half and half")},
+        model, tokens, discover(model), tuned={"tuned": pieces_of(tuned_tensors("half and half"))},
         judged={"base": judged, "tuned": judged}, rows=rows(), share_rows=rows(), experts=(), judge=judge,
         max_new_tokens=4,
     )  # fmt: skip

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from architectures.builders import build
-from rasa_moe.audit.checkpoints import changed_tensors
-from rasa_moe.audit.combinations import Pair
+from rasa_moe.audit.checkpoints import changed_pieces
 from rasa_moe.audit.components import ROUTERS, difference
 from rasa_moe.audit.stage import _answered
 from rasa_moe.data.rows import PromptRow
@@ -38,21 +37,21 @@ OPTIONS = {"max_new_tokens": 12}
 )
 def test_a_selection_bias_is_put_back_with_the_routers(model_type: str, bias: str) -> None:
     base = build(model_type)
-    tuned, guide = copy.deepcopy(base), copy.deepcopy(base)
+    tuned = copy.deepcopy(base)
     moe = discover(base)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for name, tensor in (*tuned.named_buffers(), *tuned.named_parameters()):
             if name.endswith(bias):
                 tensor.add_(torch.randn(tensor.shape, generator=generator))
-    changed = changed_tensors(moe, discover(tuned))
+    changed = changed_pieces(moe, discover(tuned))
     assert len(changed) == moe.num_layers
-    assert difference(moe, changed, experts=moe.expert_ids()[:1]).components == (ROUTERS,)
+    changes = difference(moe, changed, experts=moe.expert_ids()[:1])
+    assert changes.components == (ROUTERS,)
 
     prompts = [row.messages for row in ROWS]
     as_base = generate(base, TOKENIZER, prompts, **OPTIONS)
     with swapped(base, changed):
         assert generate(base, TOKENIZER, prompts, **OPTIONS) != as_base, "the bias must matter"
-    pair = Pair(model=base, guide=guide, moes=(moe, discover(guide)), tokenizer=TOKENIZER)
-    answered = _answered(pair, changed, rows=ROWS, name="tuned", options=OPTIONS)
+    answered = _answered(base, TOKENIZER, moe, changes, rows=ROWS, name="tuned", options=OPTIONS)
     assert answered["base routers"] == as_base

@@ -122,6 +122,7 @@ SIZE = Size(
     num_parameters=1_000_000,
     num_routed=800_000,
     num_thin=40_000,
+    num_attention=60_000,
     num_thin_attention=500,
     num_router=1_000,
     num_active=300_000,
@@ -142,7 +143,7 @@ def test_estimates_follow_from_the_sizes() -> None:
     attention = 500 * 8 * 16
     assert stages["repair"].peak_bytes == 2_000_000 + 100_000 * 16 + attention + 2_048 * (100 + 3 * 1000)
     assert stages["routers"].peak_bytes == 2_000_000 + 1_000 * 16 + 2_048 * (100 + 1000)
-    assert stages["audit"].peak_bytes == 2 * 2_000_000 + 12_288 * 10
+    assert stages["audit"].peak_bytes == 2_000_000 + (100_000 + 60_000 + 1_000) * 2 + 2 * 12_288 * 10
     # 200 pairs, seven chats each, three epochs, forward and backward, two operations a value
     assert stages["repair"].seconds == pytest.approx(200 * 7 * 3 * 384 * 3 * 2 * 300_000 / 1e9)
     assert stages["detect"].seconds == pytest.approx(4 * 200 * 384 * 2 * 300_000 / 1e9)
@@ -190,6 +191,7 @@ def test_sizes_are_counted_from_the_model(tmp_path: Path) -> None:
     assert (size.num_routed, size.num_router) == (routed, 2 * 8 * 32)
     assert size.num_thin == 2 * 8 * ((2 * 16 + 32) + (32 + 16))
     attention = model.model.layers[0].self_attn
+    assert size.num_attention == 2 * sum(getattr(attention, f"{name}_proj").weight.numel() for name in "qkvo")
     assert size.num_thin_attention == 2 * sum(
         sum(getattr(attention, f"{name}_proj").weight.shape) for name in "qkvo"
     )

@@ -35,12 +35,12 @@ SETTINGS = (
     "distributed.sharding=fsdp",
     "threads=1",
 )
-STAGES = ("collect", "route", "detect", "align", "evaluate")
+STAGES = ("collect", "route", "detect", "align", "evaluate", "audit")
 
 
 @pytest.fixture(scope="module")
 def by_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that one process did; the audit and the report are not in question here."""
+    """A run that one process did; the report is not in question here."""
     path = tmp_path_factory.mktemp("runs") / "one"
     directory = RunDirectory.start(path, load_config(None, SETTINGS))
     for stage in STAGES:
@@ -50,12 +50,10 @@ def by_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def by_two(by_one: Path) -> Path:
-    """The same run under torchrun, each process with a share of the model; the audit refuses that."""
+    """The same run under torchrun, each process with a share of the model."""
     path = by_one.parent / "two"
     finished = torchrun("-m", "rasa_moe", "run", by_one / "config.yaml", "--out", path)
-    assert finished.returncode == 1
-    errors = [line for line in finished.stderr.splitlines() if line.startswith("Error: ")]
-    assert len(errors) == 1 and "The audit needs two whole models" in errors[0], finished.stderr[-3000:]
+    assert finished.returncode == 0, finished.stderr[-3000:]
     for stage in STAGES:
         assert finished.stderr.count(f"{stage}: done") == 1
     return path
@@ -68,7 +66,7 @@ def _losses(path: Path) -> list[float]:
 
 def test_files_are_those_of_one_process(by_one: Path, by_two: Path) -> None:
     one, two = (RunDirectory.open(path).hashes() for path in (by_one, by_two))
-    assert one.keys() == two.keys()
+    assert two.keys() - one.keys() == {"report.html"} and not one.keys() - two.keys()
     different = {name for name in one if one[name] != two[name]}
     weights = {
         f"{folder}/{file}"

@@ -82,9 +82,9 @@ def test_rivals_are_those_of_one_process(by_two: Path) -> None:
 @every_sharing
 def test_answers_are_those_of_one_process(by_two: Path, name: str, sharing: str) -> None:
     model = work.MODELS[name]()
-    base, repaired = json.loads((by_two / "answers.json").read_text())[f"{name}-{sharing}"]
+    base, repaired, replayed = json.loads((by_two / "answers.json").read_text())[f"{name}-{sharing}"]
     assert base == work.answers(model)
-    assert repaired == work.patched_answers(model, by_two / f"{name}-patch")
+    assert (repaired, replayed) == work.patched_answers(model, by_two / f"{name}-patch")
     assert repaired != base
 
 

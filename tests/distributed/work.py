@@ -21,6 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from models import qwen3_moe
 from rasa_moe.align import Alignment, align, make_consistent
 from rasa_moe.align.rivals import RIVALS
+from rasa_moe.audit.components import difference
+from rasa_moe.audit.swaps import generate_with_routing
 from rasa_moe.config import AlignConfig, DetectConfig, load_config
 from rasa_moe.detect.stage import detect
 from rasa_moe.distributed import joined, working_alike
@@ -171,13 +173,25 @@ def kill(model: Any, checkpoint: Path) -> None:
     raise AssertionError("the alignment was not interrupted")
 
 
-def patched_answers(model: Any, patch: Path) -> list[str]:
-    """Return the answers of a repaired model, which is the base model again afterwards."""
-    repair = ExpertPatch.load(patch)
+def patched_answers(model: Any, patch: Path) -> tuple[list[str], list[str]]:
+    """Return a repaired model's answers, by its own and by the base's routing; it is the base again then."""
+    repair, moe = ExpertPatch.load(patch), discover(model)
     repair.apply(model)
     told = answers(model)
     repair.revert(model)
-    return told
+    changes = difference(moe, repair.pieces(model), experts=repair.experts)
+    replayed = generate_with_routing(
+        model,
+        TOKENIZER,
+        moe,
+        changes=changes,
+        answered_by=changes.components,
+        routed_by=(),
+        conversations=[pair.jailbreak for pair in PAIRS],
+        max_new_tokens=8,
+        batch_tokens=60,
+    )
+    return told, [answer.text for answer in replayed]
 
 
 def going_on(model: Any, folder: Path, *, sharing: str) -> dict[str, dict[str, Tensor]]:
@@ -204,7 +218,7 @@ def main(folder: Path) -> None:
                     model, _ = load_model(folder / f"{name}-model", device="cpu", **options)
                     key = f"{name}-{sharing}"
                     results[key] = numbers(model)
-                    told[key] = [answers(model), patched_answers(model, folder / f"{name}-patch")]
+                    told[key] = [answers(model), *patched_answers(model, folder / f"{name}-patch")]
                     held[key] = held_here(model)
                     if name == "olmoe":
                         results |= going_on(model, folder, sharing=sharing)

@@ -8,7 +8,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from rasa_moe.audit.swaps import generate_with_base_routing, routing_drift
+from rasa_moe.audit.checkpoints import changed_pieces
+from rasa_moe.audit.components import difference
+from rasa_moe.audit.swaps import generate_with_routing, routing_drift
 from rasa_moe.data.chats import encode_chat
 from rasa_moe.engines import Answer, generate
 from rasa_moe.engines.local import LEFT_OUT, answer_of, stop_tokens
@@ -39,11 +41,15 @@ def tuned(base: PreTrainedModel) -> PreTrainedModel:
 
 
 def answers(tuned: PreTrainedModel, base: PreTrainedModel, *, batch_tokens: int = 8192) -> list[Answer]:
-    return generate_with_base_routing(
-        tuned,
+    moe = discover(base)
+    changes = difference(moe, changed_pieces(moe, discover(tuned)), experts=moe.expert_ids()[:1])
+    return generate_with_routing(
         base,
         TOKENIZER,
-        moes=(discover(tuned), discover(base)),
+        moe,
+        changes=changes,
+        answered_by=changes.components,
+        routed_by=(),
         conversations=CONVERSATIONS,
         max_new_tokens=NEW_TOKENS,
         batch_tokens=batch_tokens,
@@ -87,7 +93,7 @@ def test_the_routing_of_the_base_is_what_decides(base: PreTrainedModel, tuned: P
 def test_prompts_above_the_context_are_not_asked(base: PreTrainedModel, tuned: PreTrainedModel) -> None:
     lengths = [len(encode_chat(TOKENIZER, conversation)) for conversation in CONVERSATIONS]
     asked = answers(tuned, base)
-    tuned.config.max_position_embeddings = limit = sorted(lengths)[len(lengths) // 2]
+    base.config.max_position_embeddings = limit = sorted(lengths)[len(lengths) // 2]
     expected = [one if length <= limit else LEFT_OUT for one, length in zip(asked, lengths, strict=True)]
     assert answers(tuned, base) == answers(tuned, base, batch_tokens=1) == expected
     assert expected.count(LEFT_OUT) not in (0, len(lengths))

@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from rasa_moe.audit.combinations import spread
-from rasa_moe.audit.components import named_tensors
 from rasa_moe.audit.stage import Audit, audit
 from rasa_moe.config import DetectConfig
 from rasa_moe.data.rows import Pair, PromptRow
@@ -18,7 +16,7 @@ from rasa_moe.detect.stage import detect
 from rasa_moe.errors import ModelError
 from rasa_moe.evaluate.stage import BASE, Judged, answer_rows
 from rasa_moe.judges import Judge
-from rasa_moe.moe import ExpertId, MoeMap, discover, swapped
+from rasa_moe.moe import ExpertId, MoeMap, Piece, differing, discover, pieces_of, swapped
 from rasa_moe.progress import Progress, no_progress
 
 TUNED = "tuned"
@@ -66,7 +64,7 @@ class Limits:
 def audit_checkpoints(
     model: Any,
     tokenizer: Any,
-    tuned: Mapping[str, Tensor],
+    tuned: Sequence[Piece],
     *,
     pairs: Sequence[Pair],
     judge: Judge,
@@ -81,7 +79,7 @@ def audit_checkpoints(
     Args:
         model: The base model; left as it was.
         tokenizer: Of both.
-        tuned: What `changed_tensors` gave.
+        tuned: What `changed_pieces` gave.
         pairs: Jailbreaks with the base model's harmful answers, and plain requests with its refusals.
         judge: Tells harmful answers.
         detection: Span, and budget or threshold, of the selected experts.
@@ -103,8 +101,8 @@ def audit_checkpoints(
         "progress": progress,
     }
     judged = {}
-    for name, tensors in ((BASE, {}), (TUNED, tuned)):
-        with swapped(model, tensors):
+    for name, pieces in ((BASE, ()), (TUNED, tuned)):
+        with swapped(model, pieces):
             judged[name] = answer_rows(model, tokenizer, rows, label=f"answer, {name}", **options)
     result = audit(
         model,
@@ -142,14 +140,15 @@ def jailbreak_rows(
     ]
 
 
-@torch.no_grad()
-def changed_tensors(base: MoeMap, tuned: MoeMap) -> dict[str, Tensor]:
-    """Return copies of the tuned model's parameters and buffers that differ from the base model's.
+def changed_pieces(base: MoeMap, tuned: MoeMap) -> list[Piece]:
+    """Return what the tuned model has where it differs from the base model, on the base model's device.
+
+    Tensors that differ as a whole may be the tuned model's own; do not train it meanwhile.
 
     Raises:
         ModelError: The two are not of one architecture.
     """
-    mine, other = named_tensors(base), named_tensors(tuned)
+    mine, other = _named_tensors(base), _named_tensors(tuned)
     shapes = {name: tuple(tensor.shape) for name, tensor in mine.items()}
     others = {name: tuple(tensor.shape) for name, tensor in other.items()}
     if shapes != others or base.model_type != tuned.model_type:
@@ -161,11 +160,12 @@ def changed_tensors(base: MoeMap, tuned: MoeMap) -> dict[str, Tensor]:
             else f"one is '{base.model_type}' and the other '{tuned.model_type}'"
         )
         raise ModelError(f"The two models are not of one architecture: {detail}; give two that are.")
-    return {
-        name: tensor.detach().clone()
-        for name, tensor in other.items()
-        if not torch.equal(mine[name], tensor.to(mine[name].device, mine[name].dtype))
-    }
+    return differing(base.model, pieces_of(other))
+
+
+def _named_tensors(moe: MoeMap) -> dict[str, Tensor]:
+    """Return all parameters and buffers by name; routers may keep a selection bias as a buffer."""
+    return {**dict(moe.model.named_parameters()), **dict(moe.model.named_buffers())}
 
 
 def require_same_tokens(base: Any, tuned: Any) -> None:

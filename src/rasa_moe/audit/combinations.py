@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from rasa_moe.audit.components import EXPERTS, OTHER, ROUTED, ROUTERS, SELECTED, Difference
-from rasa_moe.audit.swaps import generate_with_base_routing
+from rasa_moe.audit.swaps import generate_with_routing
 from rasa_moe.audit.verdict import ROUTING_GAME, WEIGHTS_GAME
 from rasa_moe.data.rows import PromptRow
 from rasa_moe.engines import Answer, generate
 from rasa_moe.evaluate.statistics import Floats
-from rasa_moe.moe import MoeMap, swapped
+from rasa_moe.moe import MoeMap
 from rasa_moe.progress import Progress, no_progress
 
 Score = Callable[[Sequence[Answer]], Floats]
@@ -51,25 +51,10 @@ def members(players: Sequence[str], coalition: int) -> tuple[str, ...]:
     return tuple(player for place, player in enumerate(players) if coalition >> place & 1)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Pair:
-    """Hold the model that answers and a copy of it that only routes; both have the base weights.
-
-    Attributes:
-        model: Answers.
-        guide: Routes.
-        moes: Their maps, in this order.
-        tokenizer: Of both.
-    """
-
-    model: Any
-    guide: Any
-    moes: tuple[MoeMap, MoeMap]
-    tokenizer: Any
-
-
 def play(
-    pair: Pair,
+    model: Any,
+    tokenizer: Any,
+    moe: MoeMap,
     changes: Difference,
     *,
     rows: Sequence[PromptRow],
@@ -83,7 +68,9 @@ def play(
     """Answer the prompts with every combination.
 
     Args:
-        pair: The base model, twice.
+        model: The base model; it is so again afterwards.
+        tokenizer: Its tokenizer.
+        moe: Its map.
         changes: What differs in the tuned model.
         rows: N prompts.
         ends: Outcomes (N,) of the base and of the tuned model, which need not be measured again.
@@ -98,7 +85,7 @@ def play(
         WEIGHTS_GAME: changes.components,
         ROUTING_GAME: _routing_players(changes.components, apart=tells_experts_apart),
     }
-    conversations = [row.messages for row in rows]
+    asked = {"conversations": [row.messages for row in rows], **options}
     total = sum(max(2 ** len(names) - 2, 0) for names in players.values())
     done = 0
     games = {}
@@ -106,7 +93,8 @@ def play(
         outcomes = np.tile(ends[0], (2 ** len(names), 1))
         outcomes[-1] = ends[1]
         for coalition in range(1, 2 ** len(names) - 1):
-            answers = _answers(pair, changes, members(names, coalition), game, conversations, options)
+            parts = members(names, coalition)
+            answers = _answers(model, tokenizer, moe, changes, parts, game=game, asked=asked)
             outcomes[coalition] = score(answers)
             done += 1
             progress(label, done, total)
@@ -123,27 +111,28 @@ def _routing_players(components: Sequence[str], *, apart: bool) -> tuple[str, ..
 
 
 def _answers(
-    pair: Pair,
+    model: Any,
+    tokenizer: Any,
+    moe: MoeMap,
     changes: Difference,
     tuned: Sequence[str],
+    *,
     game: str,
-    conversations: Sequence[Any],
-    options: Mapping[str, Any],
+    asked: Mapping[str, Any],
 ) -> list[Answer]:
     parts = [*tuned, SELECTED, OTHER] if EXPERTS in tuned else tuned
-    with swapped(pair.model, changes.mixture(parts)):
-        if game == WEIGHTS_GAME:
-            return generate(pair.model, pair.tokenizer, conversations, **options)
-        source = changes.tuned if ROUTED in tuned else {}
-        with swapped(pair.guide, source):
-            return generate_with_base_routing(
-                pair.model,
-                pair.guide,
-                pair.tokenizer,
-                moes=pair.moes,
-                conversations=conversations,
-                **options,
-            )
+    if game == WEIGHTS_GAME:
+        with changes.mixed(parts):
+            return generate(model, tokenizer, **asked)
+    return generate_with_routing(
+        model,
+        tokenizer,
+        moe,
+        changes=changes,
+        answered_by=parts,
+        routed_by=changes.components if ROUTED in tuned else (),
+        **asked,
+    )
 
 
 def spread(rows: Sequence[PromptRow], *, goals: int, attacks_per_goal: int) -> list[PromptRow]:

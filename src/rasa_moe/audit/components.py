@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from rasa_moe.moe import ExpertId, MoeMap, router_tensor_names
+from rasa_moe.moe import ExpertId, MoeMap, Piece, Swap, differing, router_tensor_names
 
 SELECTED = "selected experts"
 OTHER = "other experts"
@@ -22,75 +23,55 @@ ROUTED = "routed experts"
 WEIGHTS = (SELECTED, OTHER, ROUTERS, REST)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False)
 class Difference:
-    """Hold every tensor in which two models of one architecture differ, cut into components.
+    """Hold all in which two models of one architecture differ, cut into components.
+
+    The model is one of the two, or a mixture, at a time: beside it only the rows in which they differ are
+    held.
 
     Attributes:
-        base: Tensor name -> the base model's tensor; a copy.
-        tuned: The tuned model's tensors of the same names.
-        pieces: Tensor name -> component -> rows of the tensor that belong to it, (k,) int64; None stands for
-            the whole tensor.
+        swaps: Component -> what the model lacks of it, or has lent.
     """
 
-    base: Mapping[str, Tensor]
-    tuned: Mapping[str, Tensor]
-    pieces: Mapping[str, Mapping[str, Tensor | None]]
+    swaps: Mapping[str, Swap]
 
     @property
     def components(self) -> tuple[str, ...]:
         """The components in which the models differ, in the order of `WEIGHTS`."""
-        found = {component for pieces in self.pieces.values() for component in pieces}
-        return tuple(component for component in WEIGHTS if component in found)
+        return tuple(component for component in WEIGHTS if component in self.swaps)
 
-    def mixture(self, tuned_components: Collection[str]) -> dict[str, Tensor]:
-        """Return the tensors in which a mixture differs from the base model.
+    def become(self, tuned: Collection[str]) -> None:
+        """Make the model the mixture that has these components of the tuned model, and the base's others."""
+        for component, swap in self.swaps.items():
+            if swap.is_in != (component in tuned):
+                swap.exchange()
 
-        Args:
-            tuned_components: Components taken from the tuned model; all others are the base model's.
-        """
-        mixed = {}
-        for name, pieces in self.pieces.items():
-            chosen = [rows for component, rows in pieces.items() if component in tuned_components]
-            if not chosen:
-                continue
-            if len(chosen) == len(pieces):
-                mixed[name] = self.tuned[name]
-                continue
-            mixed[name] = self.base[name].clone()
-            for rows in chosen:
-                assert rows is not None  # a whole tensor belongs to one component only
-                mixed[name][rows] = self.tuned[name][rows]
-        return mixed
+    @contextmanager
+    def mixed(self, tuned: Collection[str]) -> Iterator[None]:
+        """Make the model a mixture for a while; afterwards it is the base model."""
+        try:
+            self.become(tuned)
+            yield
+        finally:
+            self.become(())
 
 
-@torch.no_grad()
-def difference(moe: MoeMap, tuned: Mapping[str, Tensor], *, experts: Sequence[ExpertId]) -> Difference:
-    """Compare a model, which holds the base weights, with tensors of a tuned one.
+def difference(moe: MoeMap, tuned: Iterable[Piece], *, experts: Sequence[ExpertId]) -> Difference:
+    """Compare a model, which holds the base weights, with what a tuned one has.
 
     Args:
         moe: Map of the base model.
-        tuned: Tensor name -> the tuned model's tensor; others are taken to be equal.
+        tuned: The tuned model's tensors, or rows of them; all else is taken to be equal.
         experts: The experts that count as selected.
     """
-    own = named_tensors(moe)
-    is_expert_tensor = _expert_rows(moe, experts)
+    is_selected = _expert_rows(moe, experts)
     routers = router_tensor_names(moe)
-    base, changed, pieces = {}, {}, {}
-    for name, tensor in tuned.items():
-        mine = own[name]
-        value = tensor.to(mine.device, mine.dtype)
-        if torch.equal(mine, value):
-            continue
-        differs = (mine != value).flatten(1).any(dim=1) if name in is_expert_tensor else None
-        base[name], changed[name] = mine.detach().clone(), value
-        pieces[name] = dict(_pieces(differs, is_expert_tensor.get(name), is_router=name in routers))
-    return Difference(base=base, tuned=changed, pieces=pieces)
-
-
-def named_tensors(moe: MoeMap) -> dict[str, Tensor]:
-    """Return all parameters and buffers by name; routers may keep a selection bias as a buffer."""
-    return {**dict(moe.model.named_parameters()), **dict(moe.model.named_buffers())}
+    found: dict[str, list[Piece]] = {}
+    for piece in differing(moe.model, tuned):
+        for component, part in _parts(piece, is_selected.get(piece.name), is_router=piece.name in routers):
+            found.setdefault(component, []).append(part)
+    return Difference({component: Swap(moe.model, pieces) for component, pieces in found.items()})
 
 
 def _expert_rows(moe: MoeMap, experts: Sequence[ExpertId]) -> dict[str, Tensor]:
@@ -105,14 +86,12 @@ def _expert_rows(moe: MoeMap, experts: Sequence[ExpertId]) -> dict[str, Tensor]:
     return found
 
 
-def _pieces(
-    differs_E: Tensor | None, is_selected_E: Tensor | None, *, is_router: bool
-) -> Iterator[tuple[str, Tensor | None]]:
-    if differs_E is None or is_selected_E is None:
-        yield (ROUTERS if is_router else REST), None
+def _parts(piece: Piece, is_selected_E: Tensor | None, *, is_router: bool) -> Iterator[tuple[str, Piece]]:
+    if is_selected_E is None:
+        yield (ROUTERS if is_router else REST), piece
         return
-    is_selected_E = is_selected_E.to(differs_E.device)
-    for component, mask in ((SELECTED, is_selected_E), (OTHER, ~is_selected_E)):
-        rows = (differs_E & mask).nonzero()[:, 0]
-        if len(rows):
-            yield component, rows
+    is_selected = is_selected_E[slice(None) if piece.rows is None else piece.rows]
+    for component, mask in ((SELECTED, is_selected), (OTHER, ~is_selected)):
+        places = mask.nonzero().flatten().tolist()
+        if places:
+            yield component, piece.some(places)

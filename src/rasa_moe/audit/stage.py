@@ -8,20 +8,18 @@ and the verdict.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from rasa_moe.audit import tables
 from rasa_moe.audit.arithmetic import Returned, returned_share
-from rasa_moe.audit.combinations import Game, Pair, play
-from rasa_moe.audit.components import difference
-from rasa_moe.audit.swaps import generate_with_base_routing, routing_drift
+from rasa_moe.audit.combinations import Game, play
+from rasa_moe.audit.components import ROUTERS, Difference, difference
+from rasa_moe.audit.swaps import generate_with_routing, routing_drift
 from rasa_moe.audit.verdict import RULE
 from rasa_moe.data.chats import collate, encode_chat, length_bucketed
 from rasa_moe.data.rows import PromptRow
@@ -29,15 +27,7 @@ from rasa_moe.engines import Answer, generate
 from rasa_moe.evaluate.stage import BASE, Judged
 from rasa_moe.evaluate.statistics import Floats
 from rasa_moe.judges import Judge, judge_all
-from rasa_moe.moe import (
-    ExpertId,
-    MoeMap,
-    RoutingTrace,
-    discover,
-    record,
-    router_tensor_names,
-    swapped,
-)
+from rasa_moe.moe import ExpertId, MoeMap, Piece, RoutingTrace, record
 from rasa_moe.progress import Progress, no_progress
 
 COMPONENTS = {
@@ -80,7 +70,7 @@ def audit(
     tokenizer: Any,
     moe: MoeMap,
     *,
-    tuned: Mapping[str, Mapping[str, Tensor]],
+    tuned: Mapping[str, Sequence[Piece]],
     judged: Mapping[str, Mapping[str, Judged]],
     rows: Sequence[PromptRow],
     share_rows: Sequence[PromptRow],
@@ -95,10 +85,10 @@ def audit(
     """Audit tuned models against their base.
 
     Args:
-        model: The base model; left as it was. A copy of it is held in memory while base routing is replayed.
+        model: The base model; left as it was. Beside it, what one tuned model has in other rows is held.
         tokenizer: Its tokenizer.
         moe: Its map.
-        tuned: Model name -> the parameters in which it differs from the base.
+        tuned: Model name -> its tensors, or rows of them, where it may differ from the base.
         judged: Model name -> judged answers, from evaluation; must cover `rows` for the base and every tuned
             model.
         rows: Attack prompts of held-out goals.
@@ -109,21 +99,20 @@ def audit(
         seed: Of the bootstraps.
         progress: Called as answers arrive.
     """
-    base = copy.deepcopy(model)
-    pair = Pair(model=model, guide=base, moes=(moe, discover(base)), tokenizer=tokenizer)
     table = {name: harmful_answers(judged[name], rows) for name in (BASE, *tuned)}
     drift: list[dict[str, Any]] = []
     shares: list[tables.ModelShares] = []
     limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_tokens": batch_tokens}
-    for name, tensors in tuned.items():
-        with swapped(model, tensors):
-            drift += _drift(pair, rows=rows, judged=judged[BASE], name=name, batch_tokens=batch_tokens)
-        swaps = _answered(pair, tensors, rows=rows, name=name, options={**limits, "progress": progress})
+    whole = (model, tokenizer, moe)
+    for name, pieces in tuned.items():
+        changes = difference(moe, pieces, experts=experts)
+        drift += _drift(*whole, changes, rows=rows, judged=judged[BASE], name=name, batch_tokens=batch_tokens)
+        swaps = _answered(*whole, changes, rows=rows, name=name, options={**limits, "progress": progress})
         for component, answers in swaps.items():
             table[f"{name} + {component}"] = judge_harm(judge, rows, answers)
         games = play(
-            pair,
-            difference(moe, tensors, experts=experts),
+            *whole,
+            changes,
             rows=share_rows,
             ends=(harmful_answers(judged[BASE], share_rows), harmful_answers(judged[name], share_rows)),
             score=lambda answers: judge_harm(judge, share_rows, answers),
@@ -137,29 +126,31 @@ def audit(
 
 
 def _answered(
-    pair: Pair,
-    tensors: Mapping[str, Tensor],
+    model: Any,
+    tokenizer: Any,
+    moe: MoeMap,
+    changes: Difference,
     *,
     rows: Sequence[PromptRow],
     name: str,
     options: Mapping[str, Any],
 ) -> dict[str, list[Answer]]:
     """Let a tuned model answer with each of `COMPONENTS` put back."""
-    model, moe, prompts = pair.model, pair.moes[0], [row.messages for row in rows]
-    routers = router_tensor_names(moe)
-    without_routers = {key: tensor for key, tensor in tensors.items() if key not in routers}
-    with swapped(model, without_routers):
-        rerouted = generate(model, pair.tokenizer, prompts, label=f"audit {name}, routers", **options)
-    with swapped(model, tensors):
-        replayed = generate_with_base_routing(
-            model,
-            pair.guide,
-            pair.tokenizer,
-            moes=pair.moes,
-            conversations=prompts,
-            label=f"audit {name}, replay",
-            **options,
-        )
+    prompts = [row.messages for row in rows]
+    tuned = changes.components
+    with changes.mixed([component for component in tuned if component != ROUTERS]):
+        rerouted = generate(model, tokenizer, prompts, label=f"audit {name}, routers", **options)
+    replayed = generate_with_routing(
+        model,
+        tokenizer,
+        moe,
+        changes=changes,
+        answered_by=tuned,
+        routed_by=(),
+        conversations=prompts,
+        label=f"audit {name}, replay",
+        **options,
+    )
     return {"base routers": rerouted, "base routed experts": replayed}
 
 
@@ -271,10 +262,17 @@ def _as_floats(values: Sequence[bool | None]) -> Floats:
 
 
 def _drift(
-    pair: Pair, *, rows: Sequence[PromptRow], judged: Mapping[str, Judged], name: str, batch_tokens: int
+    model: Any,
+    tokenizer: Any,
+    moe: MoeMap,
+    changes: Difference,
+    *,
+    rows: Sequence[PromptRow],
+    judged: Mapping[str, Judged],
+    name: str,
+    batch_tokens: int,
 ) -> list[dict[str, Any]]:
     """Compare routing on attack prompts with the base model's answers, so that both read the same text."""
-    model, base, tokenizer, moes = pair.model, pair.guide, pair.tokenizer, pair.moes
     asked = [row for row in rows if not judged[row.id].answer.is_left_out]
     if not asked:
         return []
@@ -284,12 +282,11 @@ def _drift(
         for indices in length_bucketed([len(chat) for chat in chats], batch_tokens=batch_tokens)
     ]
 
-    def trace_of(which: Any, moe: MoeMap) -> RoutingTrace:
-        call: Callable[..., Any] = which
-        with torch.inference_mode(), record(moe, which) as trace:
+    def trace_of(tuned: Collection[str]) -> RoutingTrace:
+        with changes.mixed(tuned), torch.inference_mode(), record(moe, model) as trace:
             for batch in batches:
-                call(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+                model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
         return trace
 
-    drift = routing_drift(trace_of(base, moes[1]), trace_of(model, moes[0]))
-    return [{"model": name, "layer": layer.index, "drift": drift[layer.name]} for layer in moes[0].layers]
+    drift = routing_drift(trace_of(()), trace_of(changes.components))
+    return [{"model": name, "layer": layer.index, "drift": drift[layer.name]} for layer in moe.layers]

@@ -1,14 +1,16 @@
-"""Answer with a tuned model whose experts are chosen, token by token, by the base model."""
+"""Answer with a tuned model whose experts are chosen, token by token, by the base model, or the other way."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rasa_moe.data.chats import EncodedChat, collate, encode_chat
+from rasa_moe.audit.components import Difference
+from rasa_moe.data.chats import Batch, collate, encode_chat
 from rasa_moe.data.rows import Message
 from rasa_moe.engines import Answer
 from rasa_moe.engines.local import LEFT_OUT, answer_of, readable_batches, stop_tokens
@@ -16,25 +18,32 @@ from rasa_moe.moe import MoeMap, RoutingTrace, record, replay
 from rasa_moe.progress import Progress, no_progress
 
 
-def generate_with_base_routing(
-    tuned: Any,
-    base: Any,
+def generate_with_routing(
+    model: Any,
     tokenizer: Any,
+    moe: MoeMap,
     *,
-    moes: tuple[MoeMap, MoeMap],
+    changes: Difference,
+    answered_by: Collection[str],
+    routed_by: Collection[str],
     conversations: Sequence[Sequence[Message]],
     max_new_tokens: int,
     batch_tokens: int = 8192,
     label: str = "audit",
     progress: Progress = no_progress,
 ) -> list[Answer]:
-    """Answer greedily with `tuned`, forcing the routed experts and weights `base` uses on the same tokens.
+    """Answer greedily with one mixture, forcing the routed experts and weights of another on the same tokens.
+
+    Both read every token, one after the other: the model becomes the one that routes, then the one that
+    answers.
 
     Args:
-        tuned: The model that answers.
-        base: A separate model of the same architecture, which reads the same tokens and only routes.
-        tokenizer: Of both.
-        moes: Their maps, tuned first.
+        model: The base model; it is so again afterwards.
+        tokenizer: Its tokenizer.
+        moe: Its map.
+        changes: What differs in the tuned model.
+        answered_by: Components of the mixture that answers which are the tuned model's.
+        routed_by: The same of the mixture that routes; none is the base model.
         conversations: Each ends with the user's turn.
         max_new_tokens: Longest answer.
         batch_tokens: As in `generate`.
@@ -43,53 +52,55 @@ def generate_with_base_routing(
     """
     prompts = [encode_chat(tokenizer, conversation) for conversation in conversations]
     answers: dict[int, Answer] = {}
-    stops = stop_tokens(tuned, tokenizer)
-    batches = readable_batches(tuned, prompts, max_new_tokens=max_new_tokens, batch_tokens=batch_tokens)
-    for indices in batches:
-        tokens = _decode(
-            tuned, base, [prompts[i] for i in indices], tokenizer.pad_token_id, moes, max_new_tokens, stops
-        )
-        for index, row in zip(indices, tokens.tolist(), strict=True):
-            answers[index] = answer_of(tokenizer, row, prompt=prompts[index].input_ids, stops=stops)
-        progress(label, len(answers), sum(map(len, batches)))
+    stops = stop_tokens(model, tokenizer)
+    batches = readable_batches(model, prompts, max_new_tokens=max_new_tokens, batch_tokens=batch_tokens)
+    step = _Step(model, moe, changes, answered_by=answered_by, routed_by=routed_by)
+    with changes.mixed(routed_by):
+        for indices in batches:
+            batch = collate([prompts[index] for index in indices], tokenizer.pad_token_id, side="left")
+            tokens = _decode(step, batch.to(model.device), max_new_tokens=max_new_tokens, stops=stops)
+            for index, row in zip(indices, tokens.tolist(), strict=True):
+                answers[index] = answer_of(tokenizer, row, prompt=prompts[index].input_ids, stops=stops)
+            progress(label, len(answers), sum(map(len, batches)))
     return [answers.get(index, LEFT_OUT) for index in range(len(prompts))]
 
 
-@torch.inference_mode()
-def _decode(
-    tuned: Any,
-    base: Any,
-    prompts: Sequence[EncodedChat],
-    pad_id: int,
-    moes: tuple[MoeMap, MoeMap],
-    max_new_tokens: int,
-    stops: frozenset[int],
-) -> Tensor:
-    """Return (B, new tokens) int64; both models keep a cache of their own."""
-    batch = collate(prompts, pad_id, side="left").to(tuned.device)
-    ids, mask = batch.input_ids, batch.attention_mask
-    positions = batch.position_ids
-    caches: dict[str, Any] = {"base": None, "tuned": None}
-    stop_ids = torch.tensor(sorted(stops), device=ids.device)
-    is_done = torch.zeros(len(prompts), dtype=torch.bool, device=ids.device)
-    new_tokens: list[Tensor] = []
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """Read tokens with both mixtures; each has a cache of its own."""
 
-    def call(name: str, model: Any) -> Any:
-        output = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=caches[name],
-            use_cache=True,
-        )
-        caches[name] = output.past_key_values
+    model: Any
+    moe: MoeMap
+    changes: Difference
+    answered_by: Collection[str] = field(kw_only=True)
+    routed_by: Collection[str] = field(kw_only=True)
+
+    def __call__(self, caches: dict[str, Any], **tokens: Tensor) -> Tensor:
+        """Return the scores after the last token, (B,V), and keep the grown caches in `caches`."""
+        self.changes.become(self.routed_by)
+        with record(self.moe, self.model) as trace:
+            self._read("routes", caches, tokens)
+        self.changes.become(self.answered_by)
+        with replay(self.moe, trace):
+            logits: Tensor = self._read("answers", caches, tokens).logits[:, -1]
+        return logits
+
+    def _read(self, which: str, caches: dict[str, Any], tokens: dict[str, Tensor]) -> Any:
+        output = self.model(**tokens, past_key_values=caches.get(which), use_cache=True)
+        caches[which] = output.past_key_values
         return output
 
+
+@torch.no_grad()  # not inference mode, in which shares of weights cannot be gathered
+def _decode(step: _Step, batch: Batch, *, max_new_tokens: int, stops: frozenset[int]) -> Tensor:
+    """Return (B, new tokens) int64."""
+    ids, mask, positions = batch.input_ids, batch.attention_mask, batch.position_ids
+    caches: dict[str, Any] = {}
+    stop_ids = torch.tensor(sorted(stops), device=ids.device)
+    is_done = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+    new_tokens: list[Tensor] = []
     while len(new_tokens) < max_new_tokens and not bool(is_done.all()):
-        with record(moes[1], base) as trace:
-            call("base", base)
-        with replay(moes[0], trace):
-            logits = call("tuned", tuned).logits[:, -1]
+        logits = step(caches, input_ids=ids, attention_mask=mask, position_ids=positions)
         chosen = logits.argmax(dim=-1)
         new_tokens.append(chosen)
         is_done |= torch.isin(chosen, stop_ids)

@@ -124,12 +124,9 @@ def _audit_pair(
     from rasa_moe.audit import checkpoints
     from rasa_moe.audit.write import write_audit
     from rasa_moe.cli.bars import Bars
-    from rasa_moe.cli.console import quiet_loading
     from rasa_moe.data import read_pairs
     from rasa_moe.judges import get_judge
-    from rasa_moe.moe import discover, load_model
     from rasa_moe.report.standalone import write_audit_page
-    from rasa_moe.session import cpu_dtype
 
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise RunError(f"{out_dir} is already there and not empty; give another --out.")
@@ -141,13 +138,7 @@ def _audit_pair(
         name = "exact" if references else "rules"
     judge = get_judge(name, answered=out_dir.with_name(f"{out_dir.name}.answered.jsonl"))
     detection = _detection(settings["budget"])
-    quiet_loading()
-    loading = {**loading, "dtype": cpu_dtype(loading["dtype"], loading["device"])}
-    model, tokenizer = load_model(names[0], **loading)
-    other, other_tokenizer = load_model(names[1], **loading)
-    checkpoints.require_same_tokens(tokenizer, other_tokenizer)
-    changed = checkpoints.changed_tensors(discover(model), discover(other))
-    del other
+    model, tokenizer, changed = _load_both(names, loading)
     with Bars() as bars:
         result = checkpoints.audit_checkpoints(
             model,
@@ -173,6 +164,22 @@ def _audit_pair(
             "Judged by rules: an answer that does not refuse counts as harmful. Better: --source or --judge."
         )
     return write_audit_page(out_dir, facts=facts)
+
+
+def _load_both(names: tuple[str, str], loading: dict[str, Any]) -> tuple[Any, Any, list[Any]]:
+    """Return the base model, the tokenizer of both, and what the tuned model changes."""
+    from rasa_moe.audit import checkpoints
+    from rasa_moe.cli.console import quiet_loading
+    from rasa_moe.moe import discover, load_model
+    from rasa_moe.session import cpu_dtype
+
+    quiet_loading()
+    loading = {**loading, "dtype": cpu_dtype(loading["dtype"], loading["device"])}
+    model, tokenizer = load_model(names[0], **loading)
+    # Only read here; a GPU that holds one model need not hold two.
+    other, other_tokenizer = load_model(names[1], **{**loading, "device": "cpu"})
+    checkpoints.require_same_tokens(tokenizer, other_tokenizer)
+    return model, tokenizer, checkpoints.changed_pieces(discover(model), discover(other))
 
 
 def _detection(budget: float) -> Any:

@@ -126,8 +126,8 @@ def write_checkpoint(
     from rasa_moe.export.checked import check_export
     from rasa_moe.export.stored import describe_types, exact, store_as, stored_dtypes
     from rasa_moe.moe import load_model
-    from rasa_moe.moe.directories import finished_directory
-    from rasa_moe.moe.patch import ExpertPatch, export_checkpoint
+    from rasa_moe.moe.directories import export_checkpoint, finished_directory
+    from rasa_moe.moe.patch import ExpertPatch
 
     quiet_loading()
     asked = _dtype_of_run(patch_folder, model_name)

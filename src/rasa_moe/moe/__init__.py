@@ -2,13 +2,14 @@
 
 from rasa_moe.moe.attention import LowRankAttention, attention_projections, attention_weights
 from rasa_moe.moe.checkpointing import checkpointed
+from rasa_moe.moe.directories import export_checkpoint
 from rasa_moe.moe.families import Scoring
 from rasa_moe.moe.fingerprints import sha256_tensor
 from rasa_moe.moe.interception import silence
 from rasa_moe.moe.layers import ExpertId, MoeLayer, MoeMap, discover
 from rasa_moe.moe.loading import load_model, loading_notes
 from rasa_moe.moe.low_bit import low_bit_experts
-from rasa_moe.moe.patch import ExpertPatch, export_checkpoint, make_patch
+from rasa_moe.moe.patch import ExpertPatch, make_patch
 from rasa_moe.moe.router_tensors import router_tensor_names
 from rasa_moe.moe.routers import TrainableRouters, trainable_routers
 from rasa_moe.moe.routing import count_activations, record, replay, watch_routers
@@ -18,7 +19,7 @@ from rasa_moe.moe.shortened import call_for_routing, logits_at
 from rasa_moe.moe.slices import ExpertSlices
 from rasa_moe.moe.snapshots import put_back, snapshot
 from rasa_moe.moe.steering import steer
-from rasa_moe.moe.swap import swapped
+from rasa_moe.moe.swap import Piece, Swap, differing, kept, pieces_of, swapped
 from rasa_moe.moe.traces import ActivationCounts, RoutedCall, RouterWatch, RoutingTrace
 
 __all__ = [
@@ -29,10 +30,12 @@ __all__ = [
     "LowRankAttention",
     "MoeLayer",
     "MoeMap",
+    "Piece",
     "RoutedCall",
     "RouterWatch",
     "RoutingTrace",
     "Scoring",
+    "Swap",
     "TrainableRouters",
     "attention_projections",
     "attention_weights",
@@ -40,15 +43,18 @@ __all__ = [
     "can_be_entered",
     "checkpointed",
     "count_activations",
+    "differing",
     "discover",
     "entered_with",
     "export_checkpoint",
+    "kept",
     "kept_entry",
     "load_model",
     "loading_notes",
     "logits_at",
     "low_bit_experts",
     "make_patch",
+    "pieces_of",
     "put_back",
     "record",
     "replay",

@@ -49,7 +49,8 @@ class Size:
         num_parameters: All values.
         num_routed: Values in routed experts.
         num_thin: Values of a change of rank 1 in every matrix of them.
-        num_thin_attention: The same of attention.
+        num_attention: Values of the projections of attention.
+        num_thin_attention: Values of a change of rank 1 in every one of these.
         num_router: Values in routers.
         num_active: Values that one token meets: all but the experts it is not sent to, and the embedding.
         itemsize: Bytes of one value in the working type.
@@ -62,6 +63,7 @@ class Size:
     num_parameters: int
     num_routed: int
     num_thin: int
+    num_attention: int
     num_thin_attention: int
     num_router: int
     num_active: int
@@ -110,6 +112,7 @@ def size_of(moe: MoeMap, dtype: torch.dtype) -> Size:
     share = moe.top_k / moe.num_experts
     embedding = model.get_input_embeddings().weight.numel()
     width = int(config.hidden_size)
+    attention = _attention_weights(moe)
     inner = per_layer[0] // moe.num_experts // (3 * width)
     heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
     head_width = int(getattr(config, "head_dim", None) or width // int(config.num_attention_heads))
@@ -119,7 +122,8 @@ def size_of(moe: MoeMap, dtype: torch.dtype) -> Size:
         num_parameters=total,
         num_routed=num_routed,
         num_thin=sum(_thin_values(layer.experts) for layer in layers),
-        num_thin_attention=_thin_values_of_attention(moe),
+        num_attention=sum(weight.numel() for weight in attention),
+        num_thin_attention=sum(sum(weight.shape) for weight in attention),
         num_router=num_router,
         num_active=total - embedding - int(num_routed * (1 - share)),
         itemsize=dtype.itemsize,
@@ -136,11 +140,11 @@ def _thin_values(experts: torch.nn.Module) -> int:
     return sum(len(tensor) * sum(tensor.shape[1:]) for tensor in tensors if tensor.dim() == 3)
 
 
-def _thin_values_of_attention(moe: MoeMap) -> int:
+def _attention_weights(moe: MoeMap) -> list[torch.Tensor]:
     try:
-        return sum(sum(projection.weight.shape) for projection in attention_projections(moe).values())
+        return [projection.weight for projection in attention_projections(moe).values()]
     except ModelError:
-        return 0
+        return []
 
 
 def measure(device: torch.device, dtype: torch.dtype) -> Speed:
@@ -190,7 +194,8 @@ def needs(size: Size, speed: Speed) -> tuple[StageNeed, ...]:
     for the audit.
     """
     tokens = _PROMPT_TOKENS + _ANSWER_TOKENS
-    answering = size.weight_bytes + _BATCH_SEQUENCES * tokens * size.cache_bytes
+    cache = _BATCH_SEQUENCES * tokens * size.cache_bytes
+    answering = size.weight_bytes + cache
     reading = size.weight_bytes + _BATCH_SEQUENCES * tokens * size.checkpointed_bytes
     routed = _TOKENS_A_PASS * (size.activation_bytes + size.logit_bytes)
     routers = size.weight_bytes + size.num_router * _BYTES_TRAINED + routed
@@ -202,9 +207,16 @@ def needs(size: Size, speed: Speed) -> tuple[StageNeed, ...]:
         StageNeed("detect", reading, 4 * _seconds_to_read(size, speed, _PAIRS)),
         StageNeed("repair", repair_bytes(size), learning),
         StageNeed("evaluate", answering, 2 * _seconds_to_answer(size, speed, _EVALUATED)),
-        # Base and repaired model side by side.
-        StageNeed("audit", size.weight_bytes + answering, _seconds_to_answer(size, speed, _AUDITED)),
+        # Each mixture of base and repaired model has a cache of its own.
+        StageNeed(
+            "audit", answering + repaired_bytes(size) + cache, _seconds_to_answer(size, speed, _AUDITED)
+        ),
     )
+
+
+def repaired_bytes(size: Size) -> int:
+    """Estimate the bytes of all that the repair of an eighth of the experts changes, in the working type."""
+    return (int(size.num_routed * _SELECTED_SHARE) + size.num_attention + size.num_router) * size.itemsize
 
 
 def repair_bytes(

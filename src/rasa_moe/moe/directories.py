@@ -7,11 +7,15 @@ import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
 from rasa_moe.errors import ModelError
 from rasa_moe.files import disk_full, is_disk_full, reported
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @contextmanager
@@ -54,3 +58,23 @@ def finished_directory(directory: Path, *, replaceable: Collection[str] = ()) ->
 
 def _may_replace(directory: Path, replaceable: Collection[str]) -> bool:
     return directory.is_dir() and all(entry.name in replaceable for entry in directory.iterdir())
+
+
+def export_checkpoint(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, directory: Path
+) -> None:
+    """Save a model in the ordinary layout of its family (one tensor per expert where the family has that).
+
+    Args:
+        model: The model; merge open expert slices first.
+        tokenizer: Saved beside it, or None.
+        directory: Must not exist, or be empty. It appears only when everything is written.
+
+    Raises:
+        ModelError: The directory exists and is not empty.
+        RunError: The disk is full or the place cannot be written.
+    """
+    with finished_directory(Path(directory)) as unfinished:
+        model.save_pretrained(unfinished)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(unfinished)

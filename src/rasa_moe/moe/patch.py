@@ -13,12 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from rasa_moe.errors import ModelError
 from rasa_moe.files import write_json
@@ -27,15 +26,14 @@ from rasa_moe.moe.fingerprints import dtype_name, sha256_tensor, sha256_with
 from rasa_moe.moe.layers import ExpertId, MoeMap
 from rasa_moe.moe.sharding import write_rows
 from rasa_moe.moe.snapshots import snapshot, touched
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from rasa_moe.moe.swap import Piece
 
 FORMAT_VERSION = 1
 PATCH_FILE = "patch.safetensors"
 BASE_FILE = "base_rows.safetensors"
 MANIFEST_FILE = "manifest.json"
 _FILES = (PATCH_FILE, BASE_FILE, MANIFEST_FILE)
+_APPLIED = "This patch is applied to the model already; go on without applying it, or revert it first."
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +127,7 @@ class ExpertPatch:
         Raises:
             ModelError: The model is not the base, the patch is applied already, or its rows are damaged.
         """
-        refusal = "This patch is applied to the model already; go on without applying it, or revert it first."
-        self._exchange(model, self.after, start="sha256_before", end="sha256_after", refusal=refusal)
+        self._exchange(model, self.after, start="sha256_before", end="sha256_after", refusal=_APPLIED)
 
     def revert(self, model: nn.Module) -> None:
         """Turn the repaired model back into the base, bit for bit.
@@ -148,7 +145,7 @@ class ExpertPatch:
         Nothing is hashed: the model must be the patch's base, and keep the patch until a backward is over.
         """
         parameters = dict(model.named_parameters())
-        rows = {entry["name"]: entry["rows"] for entry in self.manifest["tensors"]}
+        rows = self._rows()
         try:
             for name, tensor in self.after.items():
                 write_rows(parameters[name], rows[name], tensor)
@@ -157,12 +154,36 @@ class ExpertPatch:
             for name, tensor in self.before.items():
                 write_rows(parameters[name], rows[name], tensor)
 
+    def pieces(self, model: nn.Module) -> list[Piece]:
+        """Return what the repaired model has where it differs from the base, for `swapped` and the audit.
+
+        Raises:
+            ModelError: The model is not the base.
+        """
+        self._require(model, start="sha256_before", end="sha256_after", refusal=_APPLIED)
+        rows = self._rows()
+        return [Piece(name, rows[name], values) for name, values in self.after.items()]
+
+    def _rows(self) -> dict[str, list[int] | None]:
+        return {entry["name"]: entry["rows"] for entry in self.manifest["tensors"]}
+
     def _exchange(
         self, model: nn.Module, rows: Mapping[str, Tensor], *, start: str, end: str, refusal: str
     ) -> None:
         """Check every touched tensor and every row, and only then write."""
-        parameters = dict(model.named_parameters())
-        entries = self.manifest["tensors"]
+        self._require(model, start=start, end=end, refusal=refusal)
+        parameters, entries = dict(model.named_parameters()), self.manifest["tensors"]
+        for entry in entries:
+            name = entry["name"]
+            if sha256_with(parameters[name], entry["rows"], rows[name]) != entry[end]:
+                raise ModelError(
+                    f"The patch is damaged: its rows of '{name}' are not those it was saved with."
+                )
+        for entry in entries:
+            write_rows(parameters[entry["name"]], entry["rows"], rows[entry["name"]])
+
+    def _require(self, model: nn.Module, *, start: str, end: str, refusal: str) -> None:
+        parameters, entries = dict(model.named_parameters()), self.manifest["tensors"]
         wrong: list[str] = []
         num_at_end = 0
         for entry in entries:
@@ -178,14 +199,6 @@ class ExpertPatch:
                 f"This patch was made for '{self.manifest['base_name']}' in another state than this model: "
                 f"{wrong[0]} ({len(wrong)} of {len(entries)} tensors differ); load the model it was made for."
             )
-        for entry in entries:
-            name = entry["name"]
-            if sha256_with(parameters[name], entry["rows"], rows[name]) != entry[end]:
-                raise ModelError(
-                    f"The patch is damaged: its rows of '{name}' are not those it was saved with."
-                )
-        for entry in entries:
-            write_rows(parameters[entry["name"]], entry["rows"], rows[entry["name"]])
 
 
 def make_patch(
@@ -259,26 +272,6 @@ def _described(
         }
         for name, rows in changed.items()
     ]
-
-
-def export_checkpoint(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, directory: Path
-) -> None:
-    """Save a model in the ordinary layout of its family (one tensor per expert where the family has that).
-
-    Args:
-        model: The model; merge open expert slices first.
-        tokenizer: Saved beside it, or None.
-        directory: Must not exist, or be empty. It appears only when everything is written.
-
-    Raises:
-        ModelError: The directory exists and is not empty.
-        RunError: The disk is full or the place cannot be written.
-    """
-    with finished_directory(Path(directory)) as unfinished:
-        model.save_pretrained(unfinished)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(unfinished)
 
 
 def _fingerprint(model: nn.Module, tensors: Sequence[Mapping[str, Any]]) -> str:

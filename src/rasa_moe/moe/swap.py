@@ -2,45 +2,142 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from rasa_moe.errors import ModelError
+from rasa_moe.moe.sharding import whole, write_rows
 
 
-@contextmanager
-def swapped(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Use `tensors` in place of the parameters and buffers of the same names for a while.
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """Hold what one tensor of another model has where this model may have something else.
 
-    The model's own come back bit for bit.
+    Attributes:
+        name: Of the parameter or buffer.
+        rows: k rows of it, ascending; None for the whole tensor.
+        values: (k,...), or the whole tensor; on any device, of any dtype.
+    """
 
-    Args:
-        model: The model; nothing else may train it meanwhile.
-        tensors: Parameter or buffer name -> whole tensor of its shape, cast to its dtype.
+    name: str
+    rows: list[int] | None
+    values: Tensor
+
+    def some(self, places: list[int]) -> Piece:
+        """Return a part of it: those of its rows at `places`."""
+        rows = places if self.rows is None else [self.rows[place] for place in places]
+        return Piece(self.name, rows, self.values[places])
+
+
+def pieces_of(tensors: Mapping[str, Tensor]) -> list[Piece]:
+    """Return whole tensors as pieces."""
+    return [Piece(name, None, tensor) for name, tensor in tensors.items()]
+
+
+@torch.no_grad()
+def differing(model: nn.Module, pieces: Iterable[Piece]) -> list[Piece]:
+    """Leave of some pieces what the model has not got already, in its dtype and on its device.
+
+    One tensor at a time is compared, so a model that hardly differs takes hardly any memory beside this one.
+    Processes that share weights must call this together, and hold the same pieces.
 
     Raises:
         ModelError: A name is unknown or a shape differs.
     """
-    parameters: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    for name, tensor in tensors.items():
-        if name not in parameters or parameters[name].shape != tensor.shape:
-            known = tuple(parameters[name].shape) if name in parameters else "no such parameter"
-            raise ModelError(
-                f"Cannot use a tensor of shape {tuple(tensor.shape)} as {name} ({known}); "
-                "these weights belong to another model."
-            )
-    own = {name: parameters[name].detach().clone() for name in tensors}
-    _copy(parameters, tensors)
+    own, found = _tensors(model), []
+    for piece in pieces:
+        if piece.name not in own:
+            raise _of_another_model(piece, "no such parameter")
+        mine = whole(own[piece.name])
+        mine = mine if piece.rows is None else mine[piece.rows]
+        if mine.shape != piece.values.shape:
+            raise _of_another_model(piece, tuple(mine.shape))
+        values = piece.values.detach().to(mine.device, mine.dtype)
+        differs = (mine != values).reshape(mine.shape or (1,))
+        differs = differs.flatten(1).any(dim=1) if differs.dim() > 1 else differs
+        if bool(differs.all()):
+            found.append(Piece(piece.name, piece.rows, values))
+        elif bool(differs.any()):
+            found.append(Piece(piece.name, piece.rows, values).some(differs.nonzero().flatten().tolist()))
+    return found
+
+
+class Swap:
+    """Hold what a model lacks to be another, and exchange it for what the model has.
+
+    A second exchange gives the model back, bit for bit. Nothing else may change these tensors in between.
+
+    Args:
+        model: The model.
+        pieces: Of `differing`; no two overlap.
+    """
+
+    def __init__(self, model: nn.Module, pieces: Sequence[Piece]) -> None:
+        self._model = model
+        self._pieces = list(pieces)
+        self.is_in = False
+
+    @torch.no_grad()
+    def exchange(self) -> None:
+        """Give the model the held values, and hold its own; on an error, the model is as before."""
+        tensors = _tensors(self._model)
+        done = 0
+        try:
+            for place, piece in enumerate(self._pieces):
+                self._pieces[place] = _exchanged(tensors[piece.name], piece)
+                done += 1
+        except BaseException:
+            for place, piece in enumerate(self._pieces[:done]):
+                self._pieces[place] = _exchanged(tensors[piece.name], piece)
+            raise
+        self.is_in = not self.is_in
+
+
+@contextmanager
+def swapped(model: nn.Module, pieces: Iterable[Piece]) -> Iterator[None]:
+    """Use what some pieces hold for a while; the model's own comes back bit for bit.
+
+    Raises:
+        ModelError: A name is unknown or a shape differs.
+    """
+    swap = Swap(model, differing(model, pieces))
+    swap.exchange()
     try:
         yield
     finally:
-        _copy(parameters, own)
+        swap.exchange()
 
 
-@torch.no_grad()
-def _copy(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    for name, tensor in tensors.items():
-        parameters[name].copy_(tensor)
+@contextmanager
+def kept(model: nn.Module) -> Iterator[None]:
+    """Give a model its weights and buffers back afterwards, whatever training has made of them."""
+    own = {name: tensor.detach().clone() for name, tensor in _tensors(model).items()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, tensor in _tensors(model).items():
+                tensor.copy_(own[name])
+
+
+def _exchanged(tensor: Tensor, piece: Piece) -> Piece:
+    """Write a piece into a tensor and return what stood there; the piece's own values stay as they are."""
+    own = whole(tensor)
+    own = own.clone() if piece.rows is None else own[piece.rows]
+    write_rows(tensor, piece.rows, piece.values)
+    return Piece(piece.name, piece.rows, own)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _of_another_model(piece: Piece, found: object) -> ModelError:
+    return ModelError(
+        f"Cannot use a tensor of shape {tuple(piece.values.shape)} as {piece.name} ({found}); "
+        "these weights belong to another model."
+    )

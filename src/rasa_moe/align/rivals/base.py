@@ -20,7 +20,7 @@ from rasa_moe.config import Config, learning_rate, setting
 from rasa_moe.data.rows import Pair
 from rasa_moe.errors import ConfigError, ModelError
 from rasa_moe.files import sha256_json
-from rasa_moe.moe import ExpertPatch, MoeMap, steer, swapped
+from rasa_moe.moe import ExpertPatch, MoeMap, pieces_of, steer, swapped
 from rasa_moe.progress import Progress, no_progress
 
 STEERING = "rasa_moe.router_bias"
@@ -174,18 +174,18 @@ def in_use(moe: MoeMap, tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:
     """
     weights = {name: tensor for name, tensor in tensors.items() if name != STEERING}
     with ExitStack() as stack:
-        stack.enter_context(swapped(moe.model, weights))
+        stack.enter_context(swapped(moe.model, pieces_of(weights)))
         if STEERING in tensors:
             stack.enter_context(steer(moe, tensors[STEERING]))
         yield list(weights)
 
 
 def whole_tensors(model: Any, patch: ExpertPatch) -> dict[str, Tensor]:
-    """Return the parameters that a patch touches as whole tensors; the model must be the patch's base."""
+    """Return the parameters that a patch touches as whole tensors, on the CPU; the model must be its base."""
     patch.apply(model)
     parameters = dict(model.named_parameters())
     try:
-        return {name: parameters[name].detach().clone() for name in patch.after}
+        return {name: parameters[name].detach().to("cpu", copy=True) for name in patch.after}
     finally:
         patch.revert(model)
 
