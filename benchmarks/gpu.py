@@ -1,4 +1,4 @@
-"""Measure detect, align and full fine-tuning on one GPU, with random weights at real dimensions.
+"""Measure detect, align, the audit and full fine-tuning on one GPU, with random weights at real dimensions.
 
     python benchmarks/gpu.py --out gpu.json            # one H100 or H200, under 9 minutes
     python benchmarks/gpu.py --tiny --out gpu.json     # small dimensions, any machine
@@ -26,9 +26,21 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, OlmoeConfig, PreTrainedConfig, Qwen3MoeConfig
 
 from rasa_moe.align.optimizers import adamw
+from rasa_moe.audit.components import difference
 from rasa_moe.bench.contenders import learned_half
 from rasa_moe.config import AlignConfig
-from rasa_moe.moe import ExpertId, ExpertSlices, checkpointed, count_activations, discover, low_bit_experts
+from rasa_moe.moe import (
+    ExpertId,
+    ExpertSlices,
+    MoeMap,
+    Piece,
+    checkpointed,
+    count_activations,
+    discover,
+    low_bit_experts,
+    record,
+    replay,
+)
 
 _SECONDS = 500
 _SHARE = 0.125
@@ -135,9 +147,7 @@ def align(
 ) -> Callable[[], None]:
     """Return a step of expert repair, an eighth of the experts, layers checkpointed."""
     moe = discover(model)
-    count = max(1, round(_SHARE * moe.num_experts))
-    chosen = [ExpertId(layer.index, expert) for layer in moe.layers for expert in range(count)]
-    slices = ExpertSlices(moe, chosen, rank=rank)
+    slices = ExpertSlices(moe, _chosen(moe), rank=rank)
     config = AlignConfig(optimizer_on_cpu=optimizer_on_cpu)
     optimizer = adamw([(slices.parameters(), 1.0)], lr=1e-5, config=config)
 
@@ -149,6 +159,34 @@ def align(
         optimizer.zero_grad(set_to_none=True)
 
     return work
+
+
+def audit(model: Any, ids: Tensor) -> Callable[[], None]:
+    """Return the two readings of a replay: by the base model, then by one with an eighth of other experts."""
+    moe = discover(model)
+    chosen = moe.by_layer(_chosen(moe))
+    rows = {layer.experts_name: chosen[row] for row, layer in enumerate(moe.layers)}
+    pieces = [
+        Piece(f"{name}.{key}", rows[name], 1.5 * tensor.detach()[rows[name]])
+        for name, experts in ((layer.experts_name, layer.experts) for layer in moe.layers)
+        for key, tensor in experts.named_parameters()
+    ]
+    changes = difference(moe, pieces, experts=_chosen(moe))
+
+    def work() -> None:
+        with torch.no_grad(), changes.mixed(()):
+            with record(moe, model) as trace:
+                model(input_ids=ids, use_cache=False, logits_to_keep=1)
+            changes.become(changes.components)
+            with replay(moe, trace):
+                model(input_ids=ids, use_cache=False, logits_to_keep=1)
+
+    return work
+
+
+def _chosen(moe: MoeMap) -> list[ExpertId]:
+    count = max(1, round(_SHARE * moe.num_experts))
+    return [ExpertId(layer.index, expert) for layer in moe.layers for expert in range(count)]
 
 
 def full(model: Any, ids: Tensor) -> Callable[[], None]:
@@ -192,6 +230,7 @@ STAGES = {
         3.0 + _SHARE,
         around=lambda model: low_bit_experts(discover(model)),
     ),
+    "audit, a replay": Stage(audit, 2.0),
     "full fine-tuning": Stage(full, 4.0),
 }
 
