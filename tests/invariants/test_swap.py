@@ -15,9 +15,9 @@ from rasa_moe.moe import (
     Swap,
     differing,
     discover,
-    kept,
     make_patch,
     pieces_of,
+    put_back_after,
     snapshot,
     swapped,
 )
@@ -101,7 +101,7 @@ def test_weights_of_another_model_are_refused(name: str, values: Tensor) -> None
 def test_a_model_is_kept_whatever_training_does() -> None:
     model = tiny_model()
     before = bits(model)
-    with kept(model), torch.no_grad():
+    with put_back_after(model), torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(float("nan"))
     assert same(bits(model), before)

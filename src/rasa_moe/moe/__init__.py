@@ -19,7 +19,7 @@ from rasa_moe.moe.shortened import call_for_routing, logits_at
 from rasa_moe.moe.slices import ExpertSlices
 from rasa_moe.moe.snapshots import put_back, snapshot
 from rasa_moe.moe.steering import steer
-from rasa_moe.moe.swap import Piece, Swap, differing, kept, pieces_of, swapped
+from rasa_moe.moe.swap import Piece, Swap, copies, differing, pieces_of, put_back_after, swapped
 from rasa_moe.moe.traces import ActivationCounts, RoutedCall, RouterWatch, RoutingTrace
 
 __all__ = [
@@ -42,12 +42,12 @@ __all__ = [
     "call_for_routing",
     "can_be_entered",
     "checkpointed",
+    "copies",
     "count_activations",
     "differing",
     "discover",
     "entered_with",
     "export_checkpoint",
-    "kept",
     "kept_entry",
     "load_model",
     "loading_notes",
@@ -56,6 +56,7 @@ __all__ = [
     "make_patch",
     "pieces_of",
     "put_back",
+    "put_back_after",
     "record",
     "replay",
     "router_tensor_names",

@@ -113,15 +113,25 @@ def swapped(model: nn.Module, pieces: Iterable[Piece]) -> Iterator[None]:
 
 
 @contextmanager
-def kept(model: nn.Module) -> Iterator[None]:
-    """Give a model its weights and buffers back afterwards, whatever training has made of them."""
-    own = {name: tensor.detach().clone() for name, tensor in _tensors(model).items()}
+def put_back_after(model: nn.Module, names: Sequence[str] | None = None) -> Iterator[None]:
+    """Give tensors (all, if none is named) the values back that they have now, whatever training does.
+
+    Meanwhile their values are held on the CPU.
+    """
+    own = copies(model, list(_tensors(model)) if names is None else names)
     try:
         yield
     finally:
+        tensors = _tensors(model)
         with torch.no_grad():
-            for name, tensor in _tensors(model).items():
-                tensor.copy_(own[name])
+            for name, values in own.items():
+                tensors[name].copy_(values)
+
+
+def copies(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
+    """Return parameters and buffers by name, copied to the CPU."""
+    tensors = _tensors(model)
+    return {name: tensors[name].detach().to("cpu", copy=True) for name in names}
 
 
 def _exchanged(tensor: Tensor, piece: Piece) -> Piece:

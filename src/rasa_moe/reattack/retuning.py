@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from rasa_moe.data.chats import EncodedChat, collate
-from rasa_moe.moe import kept
+from rasa_moe.moe import put_back_after
 from rasa_moe.reattack.base import Attack, Effort, LeftOut, Measured, Target
 
 BATCH = 10
@@ -27,7 +27,7 @@ def _run(target: Target, effort: Effort) -> Iterator[Measured | LeftOut]:
         if count > len(examples):
             return
         try:
-            with kept(target.model), in_float32(target.model):
+            with put_back_after(target.model), in_float32(target.model):
                 train(target, examples[:count], epochs=effort.retune_epochs, lr=effort.retune_lr)
                 outcomes = target.ask(target.rows)
         except torch.OutOfMemoryError:

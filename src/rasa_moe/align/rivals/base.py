@@ -20,7 +20,7 @@ from rasa_moe.config import Config, learning_rate, setting
 from rasa_moe.data.rows import Pair
 from rasa_moe.errors import ConfigError, ModelError
 from rasa_moe.files import sha256_json
-from rasa_moe.moe import ExpertPatch, MoeMap, pieces_of, steer, swapped
+from rasa_moe.moe import ExpertPatch, MoeMap, copies, pieces_of, steer, swapped
 from rasa_moe.progress import Progress, no_progress
 
 STEERING = "rasa_moe.router_bias"
@@ -183,9 +183,8 @@ def in_use(moe: MoeMap, tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:
 def whole_tensors(model: Any, patch: ExpertPatch) -> dict[str, Tensor]:
     """Return the parameters that a patch touches as whole tensors, on the CPU; the model must be its base."""
     patch.apply(model)
-    parameters = dict(model.named_parameters())
     try:
-        return {name: parameters[name].detach().to("cpu", copy=True) for name in patch.after}
+        return copies(model, list(patch.after))
     finally:
         patch.revert(model)
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from rasa_moe.align.rivals.base import Job, Rival, Tuned, require_float32
-from rasa_moe.align.rivals.training import copies, learn, put_back_after, supervised
-from rasa_moe.moe import MoeMap, attention_projections, attention_weights
+from rasa_moe.align.rivals.training import learn, supervised
+from rasa_moe.moe import MoeMap, attention_projections, attention_weights, copies, put_back_after
 from rasa_moe.moe.layers import expert_tensor_names
 
 _METHOD = "lora"

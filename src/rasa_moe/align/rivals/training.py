@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import count
 from typing import Any, Protocol, Self
 
@@ -17,7 +17,7 @@ from rasa_moe.align.optimizers import adamw
 from rasa_moe.align.rivals.base import Job, Tuned, require_float32
 from rasa_moe.align.supervised import SupervisedLoss
 from rasa_moe.align.trainable import Trainable
-from rasa_moe.moe import checkpointed
+from rasa_moe.moe import checkpointed, copies, put_back_after
 from rasa_moe.moe.slices import freeze, relative_change, unfreeze
 
 _SELECTED = "[selected]"
@@ -113,25 +113,6 @@ def train(
         )
         weights.merge()
         return Tuned(tensors=copies(job.model, names), log=log)
-
-
-@contextmanager
-def put_back_after(model: Any, names: Sequence[str]) -> Iterator[None]:
-    """Give parameters the values back that they have now, whatever happens meanwhile."""
-    base = copies(model, names)
-    try:
-        yield
-    finally:
-        parameters = dict(model.named_parameters())
-        with torch.no_grad():
-            for name, tensor in base.items():
-                parameters[name].copy_(tensor)
-
-
-def copies(model: Any, names: Sequence[str]) -> dict[str, Tensor]:
-    """Return parameters by name, copied to the CPU."""
-    parameters = dict(model.named_parameters())
-    return {name: parameters[name].detach().to("cpu", copy=True) for name in names}
 
 
 def learn(
