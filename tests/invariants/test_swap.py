@@ -61,7 +61,11 @@ def test_rows_of_rows_are_found() -> None:
     assert torch.equal(piece.values, values[1:])
 
 
-def test_the_model_is_the_other_and_comes_back_bit_for_bit() -> None:
+@pytest.mark.parametrize("large", [1, 1 << 16], ids=["one by one", "together"])
+def test_the_model_is_the_other_and_comes_back_bit_for_bit(
+    monkeypatch: pytest.MonkeyPatch, large: int
+) -> None:
+    monkeypatch.setattr("rasa_moe.moe.swap._LARGE", large)
     model = tiny_model()
     before, tensors = bits(model), other_than(model)
     given = copy.deepcopy(tensors)
@@ -78,10 +82,14 @@ def test_the_model_is_the_other_and_comes_back_bit_for_bit() -> None:
     assert same(tensors, given), "what was given is not written into"
 
 
-def test_an_exchange_that_fails_leaves_the_model_as_it_was() -> None:
+@pytest.mark.parametrize("large", [1, 1 << 16], ids=["one by one", "together"])
+def test_an_exchange_that_fails_leaves_the_model_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, large: int
+) -> None:
+    monkeypatch.setattr("rasa_moe.moe.swap._LARGE", large)
     model = tiny_model()
     before = bits(model)
-    good = differing(model, pieces_of(other_than(model)))
+    good = list(differing(model, pieces_of(other_than(model))))
     swap = Swap(model, [*good, Piece(NORM, None, torch.zeros(3))])
     for _ in range(2):
         with pytest.raises(RuntimeError):

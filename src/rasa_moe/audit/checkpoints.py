@@ -141,9 +141,7 @@ def jailbreak_rows(
 
 
 def changed_pieces(base: MoeMap, tuned: MoeMap) -> list[Piece]:
-    """Return what the tuned model has where it differs from the base model, on the base model's device.
-
-    Tensors that differ as a whole may be the tuned model's own; do not train it meanwhile.
+    """Return what the tuned model has where it differs from the base model, copied to the CPU.
 
     Raises:
         ModelError: The two are not of one architecture.
@@ -160,7 +158,9 @@ def changed_pieces(base: MoeMap, tuned: MoeMap) -> list[Piece]:
             else f"one is '{base.model_type}' and the other '{tuned.model_type}'"
         )
         raise ModelError(f"The two models are not of one architecture: {detail}; give two that are.")
-    return differing(base.model, pieces_of(other))
+    return [
+        Piece(piece.name, piece.rows, piece.values.cpu()) for piece in differing(base.model, pieces_of(other))
+    ]
 
 
 def _named_tensors(moe: MoeMap) -> dict[str, Tensor]:

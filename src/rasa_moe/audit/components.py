@@ -92,6 +92,7 @@ def _parts(piece: Piece, is_selected_E: Tensor | None, *, is_router: bool) -> It
         return
     is_selected = is_selected_E[slice(None) if piece.rows is None else piece.rows]
     for component, mask in ((SELECTED, is_selected), (OTHER, ~is_selected)):
-        places = mask.nonzero().flatten().tolist()
-        if places:
-            yield component, piece.some(places)
+        if bool(mask.all()):
+            yield component, piece
+        elif bool(mask.any()):
+            yield component, piece.some(mask.nonzero().flatten().tolist())

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import transformers
 
-from rasa_moe.bench import generation, growth, repair, routers, routing, startup
+from rasa_moe.bench import generation, growth, repair, replay, routers, routing, startup
 from rasa_moe.bench.figures import Figure, Result
 from rasa_moe.errors import ConfigError
 from rasa_moe.files import write_json, write_text
@@ -20,6 +20,7 @@ BENCHES: dict[str, Callable[[str], Result]] = {
     routing.RECORD: routing.bench_record,
     routing.DETECT: routing.bench_detect,
     routers.NAME: routers.bench,
+    replay.NAME: replay.bench,
     generation.NAME: generation.bench,
     growth.NAME: growth.bench,
     startup.NAME: startup.bench,

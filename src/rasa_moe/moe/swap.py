@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from rasa_moe.errors import ModelError
-from rasa_moe.moe.sharding import whole, write_rows
+from rasa_moe.moe.sharding import is_sharded, whole, write_rows
+
+# Values of an expert's matrix from which on they are exchanged one by one; small ones cost less together.
+_LARGE = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +42,8 @@ def pieces_of(tensors: Mapping[str, Tensor]) -> list[Piece]:
 
 
 @torch.no_grad()
-def differing(model: nn.Module, pieces: Iterable[Piece]) -> list[Piece]:
-    """Leave of some pieces what the model has not got already, in its dtype and on its device.
+def differing(model: nn.Module, pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Yield of some pieces what the model has not got already, copied to its dtype and device.
 
     One tensor at a time is compared, so a model that hardly differs takes hardly any memory beside this one.
     Processes that share weights must call this together, and hold the same pieces.
@@ -48,7 +51,7 @@ def differing(model: nn.Module, pieces: Iterable[Piece]) -> list[Piece]:
     Raises:
         ModelError: A name is unknown or a shape differs.
     """
-    own, found = _tensors(model), []
+    own = _tensors(model)
     for piece in pieces:
         if piece.name not in own:
             raise _of_another_model(piece, "no such parameter")
@@ -60,10 +63,10 @@ def differing(model: nn.Module, pieces: Iterable[Piece]) -> list[Piece]:
         differs = (mine != values).reshape(mine.shape or (1,))
         differs = differs.flatten(1).any(dim=1) if differs.dim() > 1 else differs
         if bool(differs.all()):
-            found.append(Piece(piece.name, piece.rows, values))
+            is_given = values.data_ptr() == piece.values.data_ptr()
+            yield Piece(piece.name, piece.rows, values.clone() if is_given else values)
         elif bool(differs.any()):
-            found.append(Piece(piece.name, piece.rows, values).some(differs.nonzero().flatten().tolist()))
-    return found
+            yield Piece(piece.name, piece.rows, values).some(differs.nonzero().flatten().tolist())
 
 
 class Swap:
@@ -73,12 +76,12 @@ class Swap:
 
     Args:
         model: The model.
-        pieces: Of `differing`; no two overlap.
+        pieces: Of `differing`, no two of which overlap; their values are written into.
     """
 
-    def __init__(self, model: nn.Module, pieces: Sequence[Piece]) -> None:
+    def __init__(self, model: nn.Module, pieces: Iterable[Piece]) -> None:
         self._model = model
-        self._pieces = list(pieces)
+        self._pieces = tuple(pieces)
         self.is_in = False
 
     @torch.no_grad()
@@ -87,12 +90,12 @@ class Swap:
         tensors = _tensors(self._model)
         done = 0
         try:
-            for place, piece in enumerate(self._pieces):
-                self._pieces[place] = _exchanged(tensors[piece.name], piece)
+            for piece in self._pieces:
+                _exchange(tensors[piece.name], piece)
                 done += 1
         except BaseException:
-            for place, piece in enumerate(self._pieces[:done]):
-                self._pieces[place] = _exchanged(tensors[piece.name], piece)
+            for piece in self._pieces[:done]:
+                _exchange(tensors[piece.name], piece)
             raise
         self.is_in = not self.is_in
 
@@ -134,12 +137,22 @@ def copies(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
     return {name: tensors[name].detach().to("cpu", copy=True) for name in names}
 
 
-def _exchanged(tensor: Tensor, piece: Piece) -> Piece:
-    """Write a piece into a tensor and return what stood there; the piece's own values stay as they are."""
+def _exchange(tensor: Tensor, piece: Piece) -> None:
+    """Exchange what a tensor has for what a piece holds, in the memory of both."""
+    rows, held = piece.rows, piece.values
+    is_large = tensor.dim() == 3 and tensor.shape[1:].numel() >= _LARGE
+    if is_large and not is_sharded(tensor):
+        # Expert by expert: memory for all of them would be mapped and cleared anew each time.
+        buffer = torch.empty_like(tensor[0])
+        for place, row in enumerate(range(len(tensor)) if rows is None else rows):
+            buffer.copy_(tensor[row])
+            tensor[row].copy_(held[place])
+            held[place].copy_(buffer)
+        return
     own = whole(tensor)
-    own = own.clone() if piece.rows is None else own[piece.rows]
-    write_rows(tensor, piece.rows, piece.values)
-    return Piece(piece.name, piece.rows, own)
+    own = own.clone() if rows is None else own[rows]
+    write_rows(tensor, rows, held)
+    held.copy_(own)
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
