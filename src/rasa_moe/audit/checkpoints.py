@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from rasa_moe.audit.combinations import spread
 from rasa_moe.audit.stage import Audit, audit
 from rasa_moe.config import DetectConfig
@@ -16,7 +14,7 @@ from rasa_moe.detect.stage import detect
 from rasa_moe.errors import ModelError
 from rasa_moe.evaluate.stage import BASE, Judged, answer_rows
 from rasa_moe.judges import Judge
-from rasa_moe.moe import ExpertId, MoeMap, Piece, differing, discover, pieces_of, swapped
+from rasa_moe.moe import ExpertId, MoeMap, Piece, differing, discover, named_tensors, pieces_of, swapped
 from rasa_moe.progress import Progress, no_progress
 
 TUNED = "tuned"
@@ -146,7 +144,7 @@ def changed_pieces(base: MoeMap, tuned: MoeMap) -> list[Piece]:
     Raises:
         ModelError: The two are not of one architecture.
     """
-    mine, other = _named_tensors(base), _named_tensors(tuned)
+    mine, other = named_tensors(base.model), named_tensors(tuned.model)
     shapes = {name: tuple(tensor.shape) for name, tensor in mine.items()}
     others = {name: tuple(tensor.shape) for name, tensor in other.items()}
     if shapes != others or base.model_type != tuned.model_type:
@@ -161,11 +159,6 @@ def changed_pieces(base: MoeMap, tuned: MoeMap) -> list[Piece]:
     return [
         Piece(piece.name, piece.rows, piece.values.cpu()) for piece in differing(base.model, pieces_of(other))
     ]
-
-
-def _named_tensors(moe: MoeMap) -> dict[str, Tensor]:
-    """Return all parameters and buffers by name; routers may keep a selection bias as a buffer."""
-    return {**dict(moe.model.named_parameters()), **dict(moe.model.named_buffers())}
 
 
 def require_same_tokens(base: Any, tuned: Any) -> None:

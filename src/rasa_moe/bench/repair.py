@@ -5,11 +5,7 @@ Each contender is a process of its own, because peak memory is the process' peak
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from dataclasses import asdict, replace
-from typing import Any
 
 import torch
 
@@ -17,7 +13,7 @@ from rasa_moe.bench.contenders import CONTENDERS, Task
 from rasa_moe.bench.figures import Figure, Result, Spread, ratio
 from rasa_moe.bench.floor import beside_floor
 from rasa_moe.bench.models import SIZES
-from rasa_moe.errors import RunError
+from rasa_moe.bench.processes import in_process
 
 NAME = "repair"
 _OURS, _OURS_BF16 = "slices", "slices, bf16 base"
@@ -58,7 +54,8 @@ def bench(size: str) -> Result:
     for number in range(rounds):
         names = list(CONTENDERS)
         for name in names if number % 2 == 0 else reversed(names):
-            found = _in_process(Task(name, dimensions, rows=rows, length=length, steps=steps))
+            task = Task(name, dimensions, rows=rows, length=length, steps=steps)
+            found = in_process("rasa_moe.bench.contenders", asdict(task), name=name)
             seconds[name].append(min(found["seconds"]))
             peaks[name].append(found["peak_bytes"])
     task = Task(_OURS, dimensions, rows=rows, length=length, steps=steps)
@@ -170,13 +167,3 @@ def _time_floor(task: Task) -> str:
         f"and AdamW reads and writes {28 * _sliced_values(task) / _GIGA:.2f} GB "
         f"against {28 * size.num_values / _GIGA:.2f}"
     )
-
-
-def _in_process(task: Task) -> dict[str, Any]:
-    command = [sys.executable, "-m", "rasa_moe.bench.contenders", json.dumps(asdict(task))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["killed, probably for memory"])[-1]
-        raise RunError(f"The contender '{task.contender}' ended without a result ({last}).")
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ import torch
 from rasa_moe.audit.components import difference
 from rasa_moe.bench.figures import Figure, Result, Spread, ratio
 from rasa_moe.bench.models import SIZES, Dimensions, olmoe, token_ids
-from rasa_moe.errors import RunError
+from rasa_moe.bench.processes import in_process
 from rasa_moe.moe import ExpertId, MoeMap, Piece, discover, record, replay, swapped
 
 NAME = "audit"
@@ -39,7 +38,7 @@ def bench(size: str) -> Result:
     found: dict[str, list[dict[str, float]]] = {_OURS: [], _TWO: []}
     for _ in range(rounds):
         for name, results in found.items():
-            results.append(_in_process(name, size))
+            results.append(in_process("rasa_moe.bench.replay", [name, size], name=name))
     weights = found[_OURS][0]["weight_bytes"]
     figures = [
         Figure(
@@ -142,16 +141,6 @@ def _resident(which: str) -> int:
     """Return the resident bytes of this process: now ("VmRSS"), or the most so far ("VmHWM")."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.partition(f"{which}:")[2].split()[0]) * 1024
-
-
-def _in_process(name: str, size: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "rasa_moe.bench.replay", json.dumps([name, size])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["killed, probably for memory"])[-1]
-        raise RunError(f"A replay in {name} ended without a result ({last}).")
-    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
 
 
 if __name__ == "__main__":

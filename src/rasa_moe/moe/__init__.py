@@ -19,7 +19,16 @@ from rasa_moe.moe.shortened import call_for_routing, logits_at
 from rasa_moe.moe.slices import ExpertSlices
 from rasa_moe.moe.snapshots import put_back, snapshot
 from rasa_moe.moe.steering import steer
-from rasa_moe.moe.swap import Piece, Swap, copies, differing, pieces_of, put_back_after, swapped
+from rasa_moe.moe.swap import (
+    Piece,
+    Swap,
+    copies,
+    differing,
+    named_tensors,
+    pieces_of,
+    put_back_after,
+    swapped,
+)
 from rasa_moe.moe.traces import ActivationCounts, RoutedCall, RouterWatch, RoutingTrace
 
 __all__ = [
@@ -54,6 +63,7 @@ __all__ = [
     "logits_at",
     "low_bit_experts",
     "make_patch",
+    "named_tensors",
     "pieces_of",
     "put_back",
     "put_back_after",

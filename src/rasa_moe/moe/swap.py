@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from rasa_moe.errors import ModelError
 from rasa_moe.moe.sharding import is_sharded, whole, write_rows
-
-# Values of an expert's matrix from which on they are exchanged one by one; small ones cost less together.
-_LARGE = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +21,7 @@ class Piece:
 
     Attributes:
         name: Of the parameter or buffer.
-        rows: k rows of it, ascending; None for the whole tensor.
+        rows: k rows of a fused expert tensor, ascending; None for the whole tensor.
         values: (k,...), or the whole tensor; on any device, of any dtype.
     """
 
@@ -51,7 +50,7 @@ def differing(model: nn.Module, pieces: Iterable[Piece]) -> Iterator[Piece]:
     Raises:
         ModelError: A name is unknown or a shape differs.
     """
-    own = _tensors(model)
+    own = named_tensors(model)
     for piece in pieces:
         if piece.name not in own:
             raise _of_another_model(piece, "no such parameter")
@@ -60,13 +59,15 @@ def differing(model: nn.Module, pieces: Iterable[Piece]) -> Iterator[Piece]:
         if mine.shape != piece.values.shape:
             raise _of_another_model(piece, tuple(mine.shape))
         values = piece.values.detach().to(mine.device, mine.dtype)
-        differs = (mine != values).reshape(mine.shape or (1,))
-        differs = differs.flatten(1).any(dim=1) if differs.dim() > 1 else differs
-        if bool(differs.all()):
+        differs = mine != values
+        if not bool(differs.any()):
+            continue
+        of_rows = differs.flatten(1).any(dim=1) if differs.dim() == 3 else None
+        if of_rows is None or bool(of_rows.all()):
             is_given = values.data_ptr() == piece.values.data_ptr()
             yield Piece(piece.name, piece.rows, values.clone() if is_given else values)
-        elif bool(differs.any()):
-            yield Piece(piece.name, piece.rows, values).some(differs.nonzero().flatten().tolist())
+        else:
+            yield Piece(piece.name, piece.rows, values).some(of_rows.nonzero().flatten().tolist())
 
 
 class Swap:
@@ -86,18 +87,71 @@ class Swap:
 
     @torch.no_grad()
     def exchange(self) -> None:
-        """Give the model the held values, and hold its own; on an error, the model is as before."""
-        tensors = _tensors(self._model)
+        """Give the model the held values, and hold its own; after an error the model is as before."""
         done = 0
         try:
-            for piece in self._pieces:
-                _exchange(tensors[piece.name], piece)
+            for part in self._parts():
+                part.exchange()
                 done += 1
         except BaseException:
-            for piece in self._pieces[:done]:
-                _exchange(tensors[piece.name], piece)
+            for part in islice(self._parts(), done):
+                part.exchange()
             raise
         self.is_in = not self.is_in
+
+    def _parts(self) -> Iterator[_Part | _SharedPart]:
+        """Yield what is exchanged at once: a tensor, or one expert's rows of a fused one."""
+        tensors = named_tensors(self._model)
+        buffer = torch.empty(0)
+        for piece in self._pieces:
+            tensor, held = tensors[piece.name], piece.values
+            if is_sharded(tensor):
+                yield _SharedPart(tensor, piece)
+                continue
+            rows = range(len(tensor)) if piece.rows is None else piece.rows
+            views = zip((tensor[row] for row in rows), held, strict=True)
+            for own, theirs in views if tensor.dim() == 3 else ((tensor, held),):
+                # One buffer for all rows alike: memory for each would be mapped and cleared anew.
+                if (buffer.shape, buffer.dtype, buffer.device) != (own.shape, own.dtype, own.device):
+                    buffer = torch.empty_like(own)
+                yield _Part(own, theirs, buffer)
+
+
+class _Part(NamedTuple):
+    """Two tensors alike, and a third that takes the values of one while it is written."""
+
+    own: Tensor
+    held: Tensor
+    buffer: Tensor
+
+    def exchange(self) -> None:
+        """Exchange the values; after an error, Ctrl-C for one, both are as before."""
+        is_kept = False
+        try:
+            self.buffer.copy_(self.own)
+            is_kept = True
+            self.own.copy_(self.held)
+            self.held.copy_(self.buffer)
+        except BaseException:
+            if is_kept:
+                if torch.equal(self.held, self.buffer):
+                    self.held.copy_(self.own)
+                self.own.copy_(self.buffer)
+            raise
+
+
+class _SharedPart(NamedTuple):
+    """A tensor of which every process holds a share, and a piece of it that every process holds whole."""
+
+    tensor: Tensor
+    piece: Piece
+
+    def exchange(self) -> None:
+        """Exchange the values."""
+        own = whole(self.tensor)
+        own = own.clone() if self.piece.rows is None else own[self.piece.rows]
+        write_rows(self.tensor, self.piece.rows, self.piece.values)
+        self.piece.values.copy_(own)
 
 
 @contextmanager
@@ -121,11 +175,11 @@ def put_back_after(model: nn.Module, names: Sequence[str] | None = None) -> Iter
 
     Meanwhile their values are held on the CPU.
     """
-    own = copies(model, list(_tensors(model)) if names is None else names)
+    own = copies(model, list(named_tensors(model)) if names is None else names)
     try:
         yield
     finally:
-        tensors = _tensors(model)
+        tensors = named_tensors(model)
         with torch.no_grad():
             for name, values in own.items():
                 tensors[name].copy_(values)
@@ -133,29 +187,12 @@ def put_back_after(model: nn.Module, names: Sequence[str] | None = None) -> Iter
 
 def copies(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
     """Return parameters and buffers by name, copied to the CPU."""
-    tensors = _tensors(model)
+    tensors = named_tensors(model)
     return {name: tensors[name].detach().to("cpu", copy=True) for name in names}
 
 
-def _exchange(tensor: Tensor, piece: Piece) -> None:
-    """Exchange what a tensor has for what a piece holds, in the memory of both."""
-    rows, held = piece.rows, piece.values
-    is_large = tensor.dim() == 3 and tensor.shape[1:].numel() >= _LARGE
-    if is_large and not is_sharded(tensor):
-        # Expert by expert: memory for all of them would be mapped and cleared anew each time.
-        buffer = torch.empty_like(tensor[0])
-        for place, row in enumerate(range(len(tensor)) if rows is None else rows):
-            buffer.copy_(tensor[row])
-            tensor[row].copy_(held[place])
-            held[place].copy_(buffer)
-        return
-    own = whole(tensor)
-    own = own.clone() if rows is None else own[rows]
-    write_rows(tensor, rows, held)
-    held.copy_(own)
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return all parameters and buffers by name; routers may keep a selection bias as a buffer."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
