@@ -13,7 +13,7 @@ from models import mixtral, olmoe
 from rasa_moe.audit.checkpoints import changed_pieces, require_same_tokens
 from rasa_moe.cli import main
 from rasa_moe.data.rows import write_pairs
-from rasa_moe.errors import ModelError
+from rasa_moe.errors import ModelError, RunError
 from rasa_moe.moe import discover
 
 
@@ -170,3 +170,16 @@ def test_another_template_is_refused() -> None:
     other.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     with pytest.raises(ModelError, match="different chat templates"):
         require_same_tokens(tokenizer(), other)
+
+
+def test_what_cannot_be_written_leaves_room_for_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise RunError("The disk is full.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("rasa_moe.report.standalone.write_audit_page", full)
+        assert run_audit(tmp_path, "routers") != 0
+    assert not (tmp_path / "out").exists()
+    assert run_audit(tmp_path, "routers") == 0

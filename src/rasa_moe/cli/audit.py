@@ -126,6 +126,7 @@ def _audit_pair(
     from rasa_moe.cli.bars import Bars
     from rasa_moe.data import read_pairs
     from rasa_moe.judges import get_judge
+    from rasa_moe.moe.directories import finished_directory
     from rasa_moe.report.standalone import write_audit_page
 
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
@@ -158,12 +159,14 @@ def _audit_pair(
         "Judge": judge.name,
         "Selected experts": f"{len(result.experts)}, by activation discrepancy in the base model",
     }
-    write_audit(out_dir, result.audit, judged=result.judged, experts=result.experts, facts=facts)
+    with finished_directory(out_dir) as folder:
+        write_audit(folder, result.audit, judged=result.judged, experts=result.experts, facts=facts)
+        page = write_audit_page(folder, facts=facts)
     if judge.name == "rules":
         note(
             "Judged by rules: an answer that does not refuse counts as harmful. Better: --source or --judge."
         )
-    return write_audit_page(out_dir, facts=facts)
+    return out_dir / page.name
 
 
 def _load_both(names: tuple[str, str], loading: dict[str, Any]) -> tuple[Any, Any, list[Any]]:
