@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rasa_moe.align.readings import BaseReadings
 from rasa_moe.collect.stage import RetainRow
 from rasa_moe.config import AlignConfig
 from rasa_moe.data.chats import IGNORED_LABEL, Batch, EncodedChat, collate, encode_chat, length_bucketed
@@ -167,18 +168,26 @@ def batches_for(
     config: AlignConfig,
     seed: int,
     device: torch.device | str,
+    readings: BaseReadings,
 ) -> list[TrainingBatch]:
-    """Make the batches that a configuration describes, the same for RASA and for every rival method."""
-    return make_batches(
-        tokenizer,
+    """Return the batches that a configuration describes, the same for RASA and for every rival method."""
+    settings = batch_settings(config)
+    return readings.read(
+        "batches",
+        lambda: make_batches(tokenizer, pairs=pairs, retain=retain, seed=seed, device=device, **settings),
         pairs=pairs,
         retain=retain,
-        batch_size=config.batch_size,
-        seed=seed,
-        retain_per_pair=config.retain_per_pair,
-        recovery_depth=config.recovery_depth if config.recovery_weight else None,
-        device=device,
+        facts=[settings, seed],
     )
+
+
+def batch_settings(config: AlignConfig) -> dict[str, Any]:
+    """Return the arguments of `make_batches` that a configuration decides."""
+    return {
+        "batch_size": config.batch_size,
+        "retain_per_pair": config.retain_per_pair,
+        "recovery_depth": config.recovery_depth if config.recovery_weight else None,
+    }
 
 
 def _in_turn(retain: Sequence[RetainRow], order: random.Random) -> Iterator[RetainRow]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rasa_moe.align.loop import LogLine
+from rasa_moe.align.readings import BaseReadings
 from rasa_moe.align.stage import align, make_consistent
 from rasa_moe.collect.stage import RetainRow
 from rasa_moe.config import Config
@@ -44,6 +45,7 @@ def rasa(
     choose: Callable[[Detection], Sequence[ExpertId]] = lambda detection: detection.experts,
     base_name: str = "",
     checkpoint_path: Path | None = None,
+    readings: BaseReadings | None = None,
     progress: Progress = no_progress,
 ) -> Repaired:
     """Repair a model: `make_consistent`, `detect` and `align`, one after the other.
@@ -60,18 +62,21 @@ def rasa(
         choose: Takes the experts to repair from what detection found.
         base_name: Name written into the patch.
         checkpoint_path: Written after every phase, for the routers beside it; a later call goes on there.
+        readings: As in `align`.
         progress: Called after every step.
 
     Raises:
         ConfigError: As in `detect`.
         TrainingError: As in `align`.
     """
+    readings = readings or BaseReadings()
     shared: dict[str, Any] = {
         "pairs": pairs,
         "retain": retain,
         "config": config.align,
         "seed": config.seed,
         "base_name": base_name,
+        "readings": readings,
         "progress": progress,
     }
     beside = None if checkpoint_path is None else checkpoint_path.with_name(f"routing-{checkpoint_path.name}")
@@ -80,16 +85,23 @@ def rasa(
         consistent = make_consistent(model, tokenizer, moe, checkpoint_path=beside, **shared)
         if consistent is not None:
             routing, log = consistent.patch, consistent.log
-    detection = detect(
-        model,
-        tokenizer,
-        moe,
+    both = config.align.both_routings
+    detection = readings.read(
+        "detection",
+        lambda: detect(
+            model,
+            tokenizer,
+            moe,
+            pairs=pairs,
+            config=config.detect,
+            routing=routing,
+            both_routings=both,
+            seed=config.seed,
+            progress=progress,
+        ),
         pairs=pairs,
-        config=config.detect,
-        routing=routing,
-        both_routings=config.align.both_routings,
-        seed=config.seed,
-        progress=progress,
+        retain=(),
+        facts=[config.detect.model_dump(), both, config.seed, routing and routing.manifest],
     )
     alignment = align(
         model,

@@ -20,7 +20,7 @@ Deviation: a change of rank `align.attention_rank` is learned in every projectio
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import count
 from typing import Any
@@ -30,7 +30,7 @@ import torch
 from rasa_moe.align.batches import TrainingBatch
 from rasa_moe.align.loop import Summand
 from rasa_moe.align.shifts import ContextShifts
-from rasa_moe.align.supervised import DRIFT, SupervisedLoss, forward, part_weights
+from rasa_moe.align.supervised import DRIFT, States, SupervisedLoss, forward, part_weights
 from rasa_moe.config import AlignConfig
 from rasa_moe.moe import ExpertPatch, MoeMap, RoutingTrace, record, replay
 
@@ -48,6 +48,7 @@ class ExpertRepair:
         config: Settings of the repair.
         shifts: Contexts in which refused requests are shown; None for their own.
         routing: Consistent routers, of the stage before; None repairs under the base model's alone.
+        read_states: As in `SupervisedLoss`.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class ExpertRepair:
         config: AlignConfig,
         shifts: ContextShifts | None = None,
         routing: ExpertPatch | None = None,
+        read_states: Callable[..., States] | None = None,
     ) -> None:
         self._model = model
         self._moe = moe
@@ -66,7 +68,12 @@ class ExpertRepair:
         self._both = config.both_routings
         weights = {**part_weights(config), DRIFT: config.drift_weight}
         self._loss = SupervisedLoss(
-            model, batches, weights=weights, batch_tokens=config.batch_tokens, shifts=shifts
+            model,
+            batches,
+            weights=weights,
+            batch_tokens=config.batch_tokens,
+            shifts=shifts,
+            read_states=read_states,
         )
         self._step = 0
         self._traces: dict[bool, list[dict[int, RoutingTrace]]] = {}

@@ -111,29 +111,6 @@ class ContextShifts:
         return shifted(self._moe, self._model, own(micro.chats.spans["last_prompt"]), shifts)
 
 
-def context_shifts(
-    model: Any,
-    tokenizer: Any,
-    moe: MoeMap,
-    *,
-    pairs: Sequence[Pair],
-    retain: Sequence[RetainRow],
-    length: float,
-    batch_tokens: int,
-    seed: int,
-) -> ContextShifts | None:
-    """Return shifts along what the contexts of some data add; None for a length of 0.
-
-    Args as in `context_directions` and `ContextShifts`.
-    """
-    if length == 0 or not pairs:
-        return None
-    directions = context_directions(
-        model, tokenizer, moe, pairs=pairs, retain=retain, batch_tokens=batch_tokens
-    )
-    return ContextShifts(model, moe, directions, length=length, seed=seed)
-
-
 def context_directions(
     model: Any,
     tokenizer: Any,

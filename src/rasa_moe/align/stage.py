@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from rasa_moe.align.alternation import Alternation, Phase, phases_of, routers_come_first
-from rasa_moe.align.batches import TrainingBatch, batches_for
+from rasa_moe.align.batches import TrainingBatch, batch_settings, batches_for
 from rasa_moe.align.loop import LogLine
-from rasa_moe.align.shifts import ContextShifts, context_shifts
+from rasa_moe.align.readings import BaseReadings
+from rasa_moe.align.shifts import ContextShifts, context_directions
+from rasa_moe.align.supervised import States, final_states
 from rasa_moe.collect.stage import RetainRow
 from rasa_moe.config import AlignConfig
 from rasa_moe.data.rows import Pair
@@ -60,6 +62,7 @@ def make_consistent(
     seed: int = 0,
     base_name: str = "",
     checkpoint_path: Path | None = None,
+    readings: BaseReadings | None = None,
     progress: Progress = no_progress,
 ) -> Alignment | None:
     """Train the routers alone, before experts are chosen; None where `align.order` leaves them for later.
@@ -83,6 +86,7 @@ def make_consistent(
         seed=seed,
         base_name=base_name,
         checkpoint_path=checkpoint_path,
+        readings=readings or BaseReadings(),
         progress=lambda _, done, total: progress("route", done, total),
     ).run()
 
@@ -100,6 +104,7 @@ def align(
     seed: int = 0,
     base_name: str = "",
     checkpoint_path: Path | None = None,
+    readings: BaseReadings | None = None,
     progress: Progress = no_progress,
 ) -> Alignment:
     """Repair the chosen experts; without `routing`, make the routing consistent in turn.
@@ -117,6 +122,8 @@ def align(
         seed: Decides batches and their order.
         base_name: Name written into the patch.
         checkpoint_path: Written after every phase; a later call goes on from there.
+        readings: What other trainings read of this base model; the same object serves them all. None reads
+            for this one alone.
         progress: Called after every step.
 
     Raises:
@@ -136,6 +143,7 @@ def align(
         seed=seed,
         base_name=base_name,
         checkpoint_path=checkpoint_path,
+        readings=readings or BaseReadings(),
         progress=progress,
     ).run()
 
@@ -156,7 +164,12 @@ class _Training:
     seed: int
     base_name: str
     checkpoint_path: Path | None
+    readings: BaseReadings
     progress: Progress
+
+    @property
+    def _rows(self) -> dict[str, Any]:
+        return {"pairs": self.pairs, "retain": self.retain}
 
     @property
     def is_repair(self) -> bool:
@@ -168,16 +181,7 @@ class _Training:
         model, moe, experts = self.model, self.moe, self.experts
         also = attention_weights(moe) if self.is_repair and self.config.attention_rank is not None else []
         before = snapshot(moe, model, experts, also=also)
-        shifts = context_shifts(
-            model,
-            self.tokenizer,
-            moe,
-            pairs=self.pairs,
-            retain=self.retain,
-            length=self.config.context_shift if self.is_repair else 0,
-            batch_tokens=self.config.batch_tokens,
-            seed=self.seed,
-        )
+        shifts = self._shifts()
         try:
             bits = self.config.base_bits
             with nullcontext() if bits is None else low_bit_experts(moe, bits=bits):
@@ -204,20 +208,44 @@ class _Training:
             config=self.config,
             shifts=shifts,
             routing=self.routing,
+            read_states=self._states,
             seed=self.seed,
             progress=self.progress,
         )
         alternation.run(self.checkpoint_path, identity=self._identity())
         return tuple(alternation.log.lines)
 
+    def _shifts(self) -> ContextShifts | None:
+        """Return shifts along what the contexts of the rows add; None where nothing is shifted."""
+        length, batch_tokens = self.config.context_shift, self.config.batch_tokens
+        if length == 0 or not self.pairs or not self.is_repair:
+            return None
+        directions = self.readings.read(
+            "directions",
+            lambda: context_directions(
+                self.model, self.tokenizer, self.moe, **self._rows, batch_tokens=batch_tokens
+            ),
+            **self._rows,
+            facts=batch_tokens,
+        )
+        return ContextShifts(self.model, self.moe, directions, length=length, seed=self.seed)
+
     def _batches(self) -> list[TrainingBatch]:
         return batches_for(
             self.tokenizer,
-            pairs=self.pairs,
-            retain=self.retain,
+            **self._rows,
             config=self.config,
             seed=self.seed,
             device=self.model.device,
+            readings=self.readings,
+        )
+
+    def _states(self, model: Any, batches: Sequence[TrainingBatch], *, batch_tokens: int) -> States:
+        return self.readings.read(
+            "final states",
+            lambda: final_states(model, batches, batch_tokens=batch_tokens),
+            **self._rows,
+            facts=[batch_settings(self.config), self.seed, batch_tokens, self.config.base_bits],
         )
 
     def _identity(self) -> str:

@@ -19,13 +19,15 @@ from rasa_moe.distributed import current
 from rasa_moe.moe import logits_at
 
 DRIFT = "drift"
+States = Sequence[Sequence[Tensor]]
+"""Batch -> pass over its harmless conversations -> final hidden states, (M,D)."""
 
 
 class SupervisedLoss:
     """Compute the weighted sum of the parts' cross-entropies, and of the drift of scores.
 
     With a weight for the drift, construct it while the model is still the base model, whose final hidden
-    states are recorded here; the head must not be trained.
+    states are read here; the head must not be trained.
 
     Args:
         model: The model.
@@ -33,6 +35,7 @@ class SupervisedLoss:
         weights: Part of a batch, or "drift" -> its weight; what is not named takes no part.
         batch_tokens: Most tokens of one pass.
         shifts: The contexts in which refused requests are shown; None for their own.
+        read_states: Reads what `final_states` does, or has read it.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class SupervisedLoss:
         weights: Mapping[str, float],
         batch_tokens: int,
         shifts: ContextShifts | None = None,
+        read_states: Callable[..., States] | None = None,
     ) -> None:
         self._model = model
         self._shifts = shifts
@@ -50,7 +54,8 @@ class SupervisedLoss:
         self._batch_tokens = batch_tokens
         has_retained = all(RETAINED in batch.parts for batch in batches)
         is_held = weights.get(DRIFT, 0) > 0 and has_retained
-        self._states = [self._final_states(batch) for batch in batches] if is_held else None
+        read = read_states or final_states
+        self._states = read(model, batches, batch_tokens=batch_tokens) if is_held else None
 
     def begin_epoch(self, epoch: int) -> None:
         """Shift another half of the refusals; `epoch` counts all epochs of the training."""
@@ -67,7 +72,7 @@ class SupervisedLoss:
 
         `around` gives the context of the forward pass of micro-batch `number`.
         """
-        held = [] if self._states is None else self._states[index]
+        held: Sequence[Tensor] = () if self._states is None else self._states[index]
         for number, micro in enumerate(self.micro_batches(batch)):
             states = held[number] if number < len(held) else None
             with self._shifted(batch, index, micro, partial(around, number)), around(number):
@@ -89,15 +94,12 @@ class SupervisedLoss:
         if self._states is None:
             return batch.micro_batches(*learned, batch_tokens=self._batch_tokens)
         others = tuple(name for name in learned if name != RETAINED)
-        passes = self._held(batch)
+        passes = _held(batch, batch_tokens=self._batch_tokens)
         return passes + batch.micro_batches(*others, batch_tokens=self._batch_tokens) if others else passes
 
     def num_held(self, index: int) -> int:
         """Return how many of the passes of batch number `index`, the first ones, hold scores."""
         return 0 if self._states is None else len(self._states[index])
-
-    def _held(self, batch: TrainingBatch) -> list[MicroBatch]:
-        return batch.micro_batches(RETAINED, batch_tokens=self._batch_tokens)
 
     def _shifted(
         self,
@@ -116,18 +118,26 @@ class SupervisedLoss:
 
         return self._shifts(batch, index, micro, loss)
 
-    @torch.no_grad()
-    def _final_states(self, batch: TrainingBatch) -> list[Tensor]:
-        """Return the model's final hidden states on harmless conversations, (M,D) a pass.
 
-        Scores are made of them anew in every step: those of a large vocabulary would fill the memory.
-        """
-        states = []
-        for micro in self._held(batch):
-            with logits_at(self._model, predicting(micro.chats)) as seen:
-                _call(self._model, micro)
-            states.append(seen[0].cpu())
-        return states
+@torch.no_grad()
+def final_states(model: Any, batches: Sequence[TrainingBatch], *, batch_tokens: int) -> States:
+    """Return a model's final hidden states on the harmless conversations of each batch, on the CPU.
+
+    Scores are made of them anew in every step: those of a large vocabulary would fill the memory.
+    """
+    return [
+        [_states_of(model, micro) for micro in _held(batch, batch_tokens=batch_tokens)] for batch in batches
+    ]
+
+
+def _states_of(model: Any, micro: MicroBatch) -> Tensor:
+    with logits_at(model, predicting(micro.chats)) as seen:
+        _call(model, micro)
+    return seen[0].cpu()
+
+
+def _held(batch: TrainingBatch, *, batch_tokens: int) -> list[MicroBatch]:
+    return batch.micro_batches(RETAINED, batch_tokens=batch_tokens)
 
 
 def part_weights(config: AlignConfig) -> dict[str, float]:

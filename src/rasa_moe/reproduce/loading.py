@@ -20,6 +20,17 @@ def loaded(name: str) -> tuple[Any, Any, Any]:
 
 
 @cache
+def base_readings(name: str) -> Any:
+    """Return what trainings of a model have read of it in this process.
+
+    A look of tuning goes through three choices of families in turn, and ablations leave one for two at most.
+    """
+    from rasa_moe.align import BaseReadings
+
+    return BaseReadings(most=4)
+
+
+@cache
 def model_fingerprint(name: str) -> str:
     """Return a hash of a model's files, or of its name where it is not a folder."""
     folder = Path(name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rasa_moe.errors import ConfigError, TrainingError
 from rasa_moe.files import write_json
 from rasa_moe.reproduce.cells import Cell, describe, source_of, suites_of
-from rasa_moe.reproduce.loading import loaded
+from rasa_moe.reproduce.loading import base_readings, loaded
 from rasa_moe.reproduce.protocol import BASE
 from rasa_moe.reproduce.shared import make_routing, training_data
 
@@ -82,7 +82,12 @@ def _tuned(cell: Cell, folder: Path) -> tuple[dict[str, Tensor], int | None]:
 
     model, tokenizer, moe = loaded(cell.config.model)
     pairs, retain = training_data(cell, folder)
-    data: dict[str, Any] = {"pairs": pairs, "retain": retain, "routing": make_routing(cell, folder)}
+    data: dict[str, Any] = {
+        "pairs": pairs,
+        "retain": retain,
+        "routing": make_routing(cell, folder),
+        "readings": base_readings(cell.config.model),
+    }
     rival = cell.how().rival
     if rival is not None:
         return RIVALS[rival](model, tokenizer, moe, config=cell.config, **data).tensors, None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rasa_moe.align.batches import TrainingBatch, batches_for
 from rasa_moe.align.loop import LogLine
+from rasa_moe.align.readings import BaseReadings
 from rasa_moe.align.supervised import part_weights
 from rasa_moe.collect.stage import RetainRow
 from rasa_moe.config import Config, learning_rate, setting
@@ -55,6 +56,7 @@ class Job:
         routing: RASA's consistent routers on the same rows, for a method that takes them; None if there
             are none yet.
         checkpoint_path: Written after every epoch; a later call goes on from there.
+        readings: What trainings before it read on the same rows.
         progress: Called after every step.
     """
 
@@ -66,6 +68,7 @@ class Job:
     config: Config
     routing: ExpertPatch | None = None
     checkpoint_path: Path | None = None
+    readings: BaseReadings = field(default_factory=BaseReadings)
     progress: Progress = no_progress
 
     @property
@@ -86,6 +89,7 @@ class Job:
             config=self.config.align,
             seed=self.config.seed,
             device=self.model.device,
+            readings=self.readings,
         )
 
     def identity(self, method: str) -> str:
@@ -135,6 +139,7 @@ class Rival:
         config: Config,
         routing: ExpertPatch | None = None,
         checkpoint_path: Path | None = None,
+        readings: BaseReadings | None = None,
         progress: Progress = no_progress,
     ) -> Tuned:
         """Train the rival; the model is left as it was, bit for bit.
@@ -153,6 +158,7 @@ class Rival:
                 config=config,
                 routing=routing,
                 checkpoint_path=checkpoint_path,
+                readings=readings or BaseReadings(),
                 progress=progress,
             )
         )

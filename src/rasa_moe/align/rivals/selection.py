@@ -29,6 +29,7 @@ def rasa_on(job: Job, choose: Callable[[Detection], Sequence[ExpertId]], *, meth
         routing=job.routing,
         choose=choose,
         checkpoint_path=job.checkpoint_path,
+        readings=job.readings,
         progress=lambda _, done, total: job.progress(method, done, total),
     )
     log = tuple({**line, "method": method} for line in repaired.log)
