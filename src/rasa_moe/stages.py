@@ -121,6 +121,7 @@ def detect(session: Session, work: Work) -> None:
 
 def align(session: Session, work: Work) -> None:
     """Repair the selected experts, and train the rivals on the same pairs."""
+    from rasa_moe.align import BaseReadings
     from rasa_moe.align import align as repair
     from rasa_moe.align.rivals import RIVALS
     from rasa_moe.artifacts import read_experts, read_log, read_retain, write_tensors
@@ -131,7 +132,7 @@ def align(session: Session, work: Work) -> None:
     config, model, tokenizer, moe = session.config, session.model, session.tokenizer, session.moe
     pairs = read_pairs(session.path / "pairs.jsonl")
     retain = read_retain(session.path / "retain.jsonl")
-    routing = session.routing
+    routing, readings = session.routing, BaseReadings()
     alignment = repair(
         model,
         tokenizer,
@@ -144,6 +145,7 @@ def align(session: Session, work: Work) -> None:
         seed=config.seed,
         base_name=config.model,
         checkpoint_path=work.checkpoints / f"{RASA}.safetensors",
+        readings=readings,
         progress=session.progress,
     )
     is_first = current().is_first  # weights are large, so only one process writes them
@@ -160,6 +162,7 @@ def align(session: Session, work: Work) -> None:
             config=config,
             routing=routing,
             checkpoint_path=work.checkpoints / f"{name}.safetensors",
+            readings=readings,
             progress=session.progress,
         )
         if is_first:

@@ -8,6 +8,8 @@ from rasa_moe.reproduce.plan import Plan
 from rasa_moe.reproduce.protocol import QUICK
 from rasa_moe.reproduce.tables import BETTER, UNCLEAR, WORSE, Row
 
+EMPTY: dict[str, list[Row]] = {"means": [], "paired": [], "e_passes": [], "e_passes_paired": []}
+
 METHODS = ("rasa", "full", "lora", "experts_only", "steering")
 ATTACKS, WRAPPED = "attack_held_out", "wrapped_benign"
 
@@ -29,7 +31,7 @@ def found(
             {"model": "m", "measure": measure, "second": name, "verdict": verdict}
             for name, (_, verdict) in others.items()
         ]
-    (one,) = findings(Plan(QUICK, ("m",), METHODS, Config()), {"means": means, "paired": paired})
+    (one,) = findings(Plan(QUICK, ("m",), METHODS, Config()), {**EMPTY, "means": means, "paired": paired})
     return one
 
 
@@ -80,4 +82,4 @@ def test_a_loss_without_an_excuse_and_no_difference_at_all() -> None:
 
 
 def test_a_model_without_comparisons_has_no_findings() -> None:
-    assert findings(Plan(QUICK, ("m",), METHODS, Config()), {"means": [], "paired": []}) == []
+    assert findings(Plan(QUICK, ("m",), METHODS, Config()), EMPTY) == []

@@ -18,7 +18,9 @@ from rasa_moe.reproduce.protocol import (
     ABLATIONS,
     FULL,
     METHODS,
+    PASSES,
     QUICK,
+    SEEN_AGAIN,
     default_of,
     seen,
     setting_of,
@@ -181,7 +183,7 @@ def test_the_tuned_setting_reaches_the_method_and_only_it() -> None:
     plan = _plan()
     chosen = {**_chosen(plan), ("model-a", "lora"): 0.125}
     for place, cell in plan.after_tuning(chosen):
-        is_it = (place.table, place.model, place.method) == ("main", "model-a", "lora")
+        is_it = (place.model, place.method) == ("model-a", "lora")
         assert (cell.config.rivals.lora.lr == 0.125) == is_it
 
 
@@ -195,7 +197,9 @@ def test_an_ablation_at_the_tuned_value_costs_no_second_training() -> None:
         if (p.row, p.value) in (("KL direction", "forward"), ("number of pairs", str(FULL.pairs)))
     ]
     assert len(shared) == 2 * len(MODELS) * FULL.ablation_seeds
-    assert len(unique(after)) <= len(after) - len(shared)
+    again = [place for place in places if (place.row, place.value) == ("rounds", str(PASSES))]
+    assert len(again) == len(MODELS) * FULL.ablation_seeds
+    assert len(unique(after)) <= len(after) - len(shared) - len(again)
 
 
 def test_every_trained_method_sees_its_pairs_equally_often() -> None:
@@ -207,6 +211,10 @@ def test_every_trained_method_sees_its_pairs_equally_often() -> None:
     assert (often.align.rounds, often.full.epochs) == (7, 7)
     for _, cell in (found for found in _plan().after_tuning(_chosen(_plan())) if found[0].table == "main"):
         assert (cell.config.align.rounds, cell.config.full.epochs) == (FULL.epochs, FULL.epochs)
+    again = [found for found in _plan().after_tuning(_chosen(_plan())) if found[0].table == "passes"]
+    assert {place.method for place, _ in again} == set(SEEN_AGAIN)
+    for _, cell in again:
+        assert {cell.config.align.rounds, cell.config.full.epochs, cell.config.rivals.lora.epochs} == {PASSES}
     # The ablation of pairs draws fewer, and shows them as often as it takes for the same number of steps.
     assert [
         changes["pairs"] * changes["align.rounds"] for _, changes in ABLATIONS["number of pairs"][:-1]

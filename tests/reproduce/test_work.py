@@ -19,7 +19,7 @@ from rasa_moe.reproduce import FULL, Scale, reproduce, work
 from rasa_moe.reproduce.cells import Cell, describe
 from rasa_moe.reproduce.plan import LOOKS, Plan
 from rasa_moe.reproduce.pool import do_all
-from rasa_moe.reproduce.protocol import setting_of, with_settings
+from rasa_moe.reproduce.protocol import PASSES, setting_of, with_settings
 from rasa_moe.reproduce.shared import routing_folder
 
 SCALE = Scale(
@@ -28,6 +28,8 @@ SCALE = Scale(
     factors=(1.0, 2.0),
     goals=12,
     tuning_goals=12,
+    epochs=1,
+    pass_seeds=3,
     transfer_seeds=1,
     ablation_seeds=1,
 )
@@ -51,6 +53,8 @@ def _made_up(cell: Cell, folder: Path, *, done: Counter[str]) -> None:
         attack = 0.6  # the second trial is better, so it is what tuning must choose
     if cell.method == "full" and setting_of(cell.config, "full.lr") > 5 * DEFAULTS["full.lr"]:
         wrapped = 1.0
+    if cell.method == "rasa" and cell.config.align.rounds == PASSES:
+        attack = 0.0
     draw = random.Random(f"{cell.method} {cell.config.seed} {cell.split}")
 
     def suite(name: str, kind: str, group: str, rate: float) -> dict[str, object]:
@@ -159,6 +163,13 @@ def test_the_files_say_what_the_cells_hold(tmp_path: Path, done: Counter[str]) -
         "rounds",
         "KL direction",
     }
+    passes = {(row["method"], row["passes"], row["measure"]): row for row in _table(tmp_path, "e_passes")}
+    assert {method for method, _, _ in passes} == {"rasa", "full"}
+    once, often = (passes["rasa", number, "attack_held_out"] for number in ("1", str(PASSES)))
+    assert float(once["rate"]) > 0 == float(often["rate"]) and once["seeds"] == often["seeds"] == "3"
+    assert {(row["second"], row["verdict"]) for row in _table(tmp_path, "e_passes_paired")} >= {
+        ("full", "RASA better")
+    }
     text = page.read_text()
     assert "<script" not in text and "://" not in text and "<i>goal" not in text
     assert text.count("<svg") >= 2 and "Full fine-tuning" in text
@@ -166,6 +177,11 @@ def test_the_files_say_what_the_cells_hold(tmp_path: Path, done: Counter[str]) -
     markdown = (tmp_path / "results.md").read_text()
     assert "| game/world " in markdown and "Of a method's trials" in markdown
     assert "- Wins: clearly fewer attacks succeed than with 1 of 2 other methods" in markdown
+    again = next(
+        line for line in markdown.splitlines() if line.startswith(f"- Every pair seen {PASSES} times")
+    )
+    assert "0% of held-out attacks succeed, clearly fewer than with Full fine-tuning" in again
+    assert f"| RASA, {PASSES} passes |" in markdown and "| RASA, 1 pass |" in markdown
 
 
 def test_tuning_takes_the_better_trial_and_writes_down_all_of_them(
@@ -202,9 +218,10 @@ def test_what_trials_and_variants_share_is_made_once(tmp_path: Path, done: Count
     scale = replace(SCALE, transfer_seeds=0, ablation_seeds=0)
     methods = ("rasa", "rasa_replay", "random_experts", "full")
     _reproduce(tmp_path, scale=scale, config=config, methods=methods)
-    # Each of the trials' trainings has one, for both values and three methods, and so has each seed.
+    # Each of the trials' trainings has one, for both values and three methods, and so has each seed, for each
+    # number of passes.
     trained = sum(map(len, LOOKS))
-    assert len(list((tmp_path / "routing").iterdir())) == trained + scale.seeds
+    assert len(list((tmp_path / "routing").iterdir())) == trained + scale.seeds + scale.pass_seeds
 
 
 def test_a_second_call_does_nothing_again_and_a_lost_cell_is_done_again(

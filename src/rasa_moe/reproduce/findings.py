@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rasa_moe.report.numbers import interval_words, percent
 from rasa_moe.reproduce.plan import Plan
-from rasa_moe.reproduce.protocol import BASE, RASA
+from rasa_moe.reproduce.protocol import BASE, PASSES, RASA
 from rasa_moe.reproduce.tables import BETTER, UNCLEAR, WORSE, Row
 from rasa_moe.reproduce.words import LABELS
 
@@ -40,8 +40,16 @@ def findings(plan: Plan, tables: Mapping[str, Sequence[Row]]) -> list[Finding]:
             means={(row["method"], row["measure"]): row for row in tables["means"] if row["model"] == model},
             paired=[row for row in tables["paired"] if row["model"] == model],
         )
+        again = _View(
+            means={
+                (row["method"], row["measure"]): row
+                for row in tables["e_passes"]
+                if (row["model"], row["passes"]) == (model, PASSES)
+            },
+            paired=[row for row in tables["e_passes_paired"] if row["model"] == model],
+        )
         if view.others(ATTACKS) and (RASA, ATTACKS) in view.means:
-            found.append(Finding(model, _lead(view), tuple(_points(view))))
+            found.append(Finding(model, _lead(view), (*_points(view), *_after_more_passes(again))))
     return found
 
 
@@ -116,6 +124,25 @@ def _points(view: _View) -> Iterator[tuple[str, str]]:
             f"{view.rate(RASA, ABILITY)} right (base model {view.rate(BASE, ABILITY)}); "
             f"{_against(view, ABILITY, won='more', lost='fewer')}.",
         )
+
+
+def _after_more_passes(view: _View) -> Iterator[tuple[str, str]]:
+    if (RASA, ATTACKS) not in view.means or not view.others(ATTACKS):
+        return
+    others = f"of {len(view.others(ATTACKS))} that saw them as often"
+    better, worse = view.others(ATTACKS, BETTER), view.others(ATTACKS, WORSE)
+    verdicts = [
+        f"clearly {word} than with {view.named(names, ATTACKS)} ({len(names)} {others})"
+        for word, names in (("fewer", better), ("more", worse))
+        if names
+    ]
+    yield (
+        f"Every pair seen {PASSES} times",
+        f"{view.rate(RASA, ATTACKS)} of held-out attacks succeed, "
+        f"{', '.join(verdicts) or f'no clear difference from any {others}'}; "
+        f"{view.rate(RASA, WRAPPED)} of wrapped harmless requests refused, {view.rate(RASA, ABILITY)} of "
+        f"abilities right ({view.means[RASA, ATTACKS]['seeds']} seeds).",
+    )
 
 
 def _idle(view: _View, beaten: Sequence[str]) -> str:

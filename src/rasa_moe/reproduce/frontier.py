@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rasa_moe.report.markup import Html, el
 from rasa_moe.report.numbers import percent
-from rasa_moe.reproduce.protocol import BASE, RASA
+from rasa_moe.reproduce.protocol import BASE, PASSES, RASA
 from rasa_moe.reproduce.tables import Row
 from rasa_moe.reproduce.words import LABELS
 
@@ -36,7 +36,7 @@ class Point:
 
 
 def frontier_points(model: str, tables: Mapping[str, Sequence[Row]]) -> list[Point]:
-    """Return the base model, every method as tuned, and RASA's ablations, all on the same test prompts."""
+    """Return base model, methods as tuned and after more passes, and ablations of RASA, on test prompts."""
     points = []
     means = {(row["method"], row["measure"]): row["rate"] for row in tables["means"] if row["model"] == model}
     for method in dict.fromkeys(method for method, _ in means):
@@ -51,6 +51,9 @@ def frontier_points(model: str, tables: Mapping[str, Sequence[Row]]) -> list[Poi
     for row in tables["d_ablations"]:
         if row["model"] == model and row.get("rate") is not None:
             settings.setdefault(f"RASA, {row['axis']}: {row['value']}", {})[row["measure"]] = row["rate"]
+    for row in tables["e_passes"]:
+        if (row["model"], row["passes"]) == (model, PASSES):
+            settings.setdefault(f"{LABELS[row['method']]}, {PASSES} passes", {})[row["measure"]] = row["rate"]
     points += [
         Point(name, rates["wrapped_benign"], 1 - rates["attack_held_out"], "setting")
         for name, rates in settings.items()

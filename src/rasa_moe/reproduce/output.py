@@ -20,6 +20,8 @@ from rasa_moe.reproduce.tables import (
     ablation_table,
     means_table,
     paired_table,
+    passes_paired_table,
+    passes_table,
     suites_table,
     transfer_table,
     tuning_table,
@@ -65,6 +67,8 @@ def make_tables(
         "b_transfer": transfer_table(measured, plan),
         "c_costs": suites_table(measured, plan, attacks=False),
         "d_ablations": ablation_table(measured, plan),
+        "e_passes": passes_table(measured, plan),
+        "e_passes_paired": passes_paired_table(measured, plan),
         "tuning": tuning_table(plan, trials, chosen),
     }
 

@@ -99,7 +99,8 @@ def _frontiers(plan: Plan, tables: Mapping[str, Sequence[Row]]) -> list[Html]:
         el(
             "p",
             "Up and to the left is better. Large dots are methods as tuned, small ones RASA with one "
-            "setting varied; hover over a dot for its numbers. The horizontal scale is a square root.",
+            "setting varied or methods after more passes; hover over a dot for its numbers. The horizontal "
+            "scale is a square root.",
             class_="note",
         )
     ]

@@ -15,7 +15,9 @@ from rasa_moe.reproduce.protocol import (
     FOLDS,
     KNOWN,
     METHODS,
+    PASSES,
     RASA,
+    SEEN_AGAIN,
     Method,
     Scale,
     method_named,
@@ -39,7 +41,7 @@ class Place:
     """Where a cell goes in the tables.
 
     Attributes:
-        table: "base", "tuning base", "tuning", "main", "transfer" or "ablation".
+        table: "base", "tuning base", "tuning", "main", "passes", "transfer" or "ablation".
         model: Name of the model.
         method: Name of the method.
         row: Value of the tuned setting, trained family, or axis of the ablation.
@@ -150,21 +152,40 @@ class Plan:
         Args:
             chosen: (model, method) -> value of the tuned setting.
         """
-        for seed in range(1, self.scale.seeds + 1):
-            for model in self.models:
-                for method in self.method_list():
-                    settings = {
-                        **method.settings,
-                        method.tuned: chosen[model, method.name],
-                    }
-                    config = self._config(model, settings, seed=seed)
-                    yield (
-                        Place("main", model, method.name, seed=seed),
-                        self._trained(method.name, config),
-                    )
+        yield from self._as_tuned("main", chosen, seeds=self.scale.seeds, methods=self.method_list())
         if RASA in self.methods:
+            yield from self._as_tuned(
+                "passes", chosen, seeds=self.scale.pass_seeds, methods=self.seen_again(), passes=PASSES
+            )
             yield from self._transfer(chosen)
             yield from self._ablations(chosen)
+
+    @property
+    def shows_passes(self) -> bool:
+        """Whether some methods also see every pair `PASSES` times."""
+        return bool(self.scale.epochs and self.scale.pass_seeds) and RASA in self.methods
+
+    def seen_again(self) -> list[Method]:
+        """Return the methods that also see every pair `PASSES` times."""
+        return [method for method in self.method_list() if method.name in SEEN_AGAIN]
+
+    def _as_tuned(
+        self,
+        table: str,
+        chosen: Mapping[tuple[str, str], float],
+        *,
+        seeds: int,
+        methods: Sequence[Method],
+        passes: int | None = None,
+    ) -> Iterator[Planned]:
+        """Yield methods as tuned, seed by seed; None sees pairs as often as the scale says."""
+        often = {} if passes is None else seen(passes)
+        for seed in range(1, seeds + 1):
+            for model in self.models:
+                for method in methods:
+                    settings = {**often, **method.settings, method.tuned: chosen[model, method.name]}
+                    config = self._config(model, settings, seed=seed)
+                    yield Place(table, model, method.name, seed=seed), self._trained(method.name, config)
 
     def _transfer(self, chosen: Mapping[tuple[str, str], float]) -> Iterator[Planned]:
         if not self.scale.transfer_seeds:

@@ -18,6 +18,10 @@ KNOWN: tuple[Split, ...] = ("train", "validation")
 FOLDS = 3
 # Pairs that a seed draws; each is seen once, since other pairs teach more than the same ones again.
 PAIRS = 540
+# As often as a run sees them by default. All methods three times would take hours: RASA, the method that it
+# must be told from, and the rivals that come closest or that people try first.
+PASSES = 3
+SEEN_AGAIN = (RASA, "attention_only", "full", "lora", "router_kl")
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,14 @@ def method_named(name: str) -> Method:
     return next(method for method in METHODS if method.name == name)
 
 
+def seen(epochs: int) -> dict[str, int]:
+    """Return the settings by which every method sees its pairs so often; steering trains nothing."""
+    sections = {method.tuned.rpartition(".")[0] for method in METHODS if method.rival != "steering"}
+    return {
+        f"{section}.{'rounds' if section == 'align' else 'epochs'}": epochs for section in sorted(sections)
+    }
+
+
 # Values of RASA's settings, one varied at a time from what was tuned; the tuned one itself costs no training.
 # "pairs" is a fact of a cell, not a setting.
 ABLATIONS: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]] = {
@@ -140,7 +152,8 @@ ABLATIONS: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]] = {
     "retain weight": [(f"{weight:g}", {"align.retain_weight": weight}) for weight in (0.0, 1.0, 3.0)],
     "drift weight": [(f"{weight:g}", {"align.drift_weight": weight}) for weight in (0.0, 3.0)],
     "KL direction": [(kind, {"align.kl": kind}) for kind in ("forward", "reverse", "symmetric")],
-    "rounds": [(str(rounds), {"align.rounds": rounds}) for rounds in (1, 3)],
+    # The trainings of table (e), at its first seed.
+    "rounds": [(str(rounds), seen(rounds)) for rounds in (1, PASSES)],
     # Fewer pairs are seen more often, so that all but the last are as many steps.
     "number of pairs": [
         *((str(pairs), {"pairs": pairs, "align.rounds": PAIRS // pairs}) for pairs in (10, 90, 180, PAIRS)),
@@ -164,6 +177,7 @@ class Scale:
         pairs: Most pairs a seed draws; None for all of the drawn goals.
         epochs: How often every method sees a pair; None for as often as its own settings say.
         batch_size: Pairs of one optimiser step; smaller where pairs are few, to keep the number of steps.
+        pass_seeds: Trainings of each of `SEEN_AGAIN` that see every pair `PASSES` times; 0 leaves them out.
         transfer_seeds: Trainings of each cell of the transfer matrix; 0 leaves it out.
         ablation_seeds: Trainings of each ablation; 0 leaves them out.
     """
@@ -178,6 +192,7 @@ class Scale:
     pairs: int | None = None
     epochs: int | None = None
     batch_size: int = 16
+    pass_seeds: int = 0
     transfer_seeds: int = 0
     ablation_seeds: int = 0
 
@@ -196,6 +211,7 @@ FULL = Scale(
     pairs=PAIRS,
     epochs=1,
     batch_size=9,
+    pass_seeds=3,
     transfer_seeds=1,
     ablation_seeds=1,
 )
@@ -218,14 +234,6 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
             raise KeyError(key)
         place[name] = value
     return Config.model_validate(tree)
-
-
-def seen(epochs: int) -> dict[str, int]:
-    """Return the settings by which every method sees its pairs so often; steering trains nothing."""
-    sections = {method.tuned.rpartition(".")[0] for method in METHODS if method.rival != "steering"}
-    return {
-        f"{section}.{'rounds' if section == 'align' else 'epochs'}": epochs for section in sorted(sections)
-    }
 
 
 def setting_of(config: Config, key: str) -> float:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from rasa_moe.report.numbers import DASH, interval_short, p_value, percent, points
 from rasa_moe.reproduce.plan import Plan
-from rasa_moe.reproduce.protocol import BASE
+from rasa_moe.reproduce.protocol import BASE, PASSES
 from rasa_moe.reproduce.results import MEASURES
 from rasa_moe.reproduce.tables import UNCLEAR, Row
 from rasa_moe.reproduce.words import LABELS
 
 MAIN = "Every method"
+PASSES_SECTION = "(e) More passes over the pairs"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ def sheets(plan: Plan, tables: Mapping[str, Sequence[Row]]) -> Iterator[Sheet]:
         _transfer,
         _costs,
         _ablations,
+        _passes,
+        _passes_paired,
         _tuning,
     )
     for make in makers:
@@ -87,7 +90,15 @@ def _means(plan: Plan, model: str, tables: Mapping[str, Sequence[Row]]) -> Sheet
 
 
 def _paired(plan: Plan, model: str, tables: Mapping[str, Sequence[Row]]) -> Sheet:
-    rows = [row for row in tables["paired"] if row["model"] == model]
+    return _differences("RASA against each method", model, tables["paired"])
+
+
+def _passes_paired(plan: Plan, model: str, tables: Mapping[str, Sequence[Row]]) -> Sheet:
+    return _differences(PASSES_SECTION, model, tables["e_passes_paired"], when=f", after {PASSES} passes")
+
+
+def _differences(section: str, model: str, lines: Sequence[Row], *, when: str = "") -> Sheet:
+    rows = [row for row in lines if row["model"] == model]
     cells = {(row["second"], row["measure"]): row for row in rows}
     names = [name for name in MEASURES if any(row["measure"] == name for row in rows)]
     body = [
@@ -95,8 +106,9 @@ def _paired(plan: Plan, model: str, tables: Mapping[str, Sequence[Row]]) -> Shee
         for other in dict.fromkeys(row["second"] for row in rows)
     ]
     return Sheet(
-        "RASA against each method",
-        f"{model}: RASA minus the other in points, interval, adjusted p; better or worse where it is clear",
+        section,
+        f"{model}{when}: RASA minus the other in points, interval, adjusted p; better or worse where it is "
+        "clear",
         ("Against", *(MEASURES[name][0] for name in names)),
         tuple(body),
     )
@@ -203,6 +215,29 @@ def _ablations(plan: Plan, model: str, tables: Mapping[str, Sequence[Row]]) -> S
     )
 
 
+def _passes(plan: Plan, model: str, tables: Mapping[str, Sequence[Row]]) -> Sheet:
+    rows = [row for row in tables["e_passes"] if row["model"] == model]
+    cells = {(row["method"], row["passes"], row["measure"]): row for row in rows}
+    names = [name for name in MEASURES if any(row["measure"] == name for row in rows)]
+    failed = {(row["method"], row["passes"]): row["failed"] for row in rows}
+    body = [
+        (
+            Cell(f"{LABELS[method]}, {number_of(passes)}", _failures(count)),
+            *(rate_cell(cells.get((method, passes, name))) for name in names),
+        )
+        for (method, passes), count in failed.items()
+    ]
+    seeds = max((row["seeds"] for row in rows), default=0)
+    head = ("Method", *(MEASURES[name][0] for name in names))
+    title = f"{model}: the same settings and pairs, seen once or more often; {seeds} seeds"
+    return Sheet(PASSES_SECTION, title, head, tuple(body))
+
+
+def number_of(passes: int) -> str:
+    """Return how often pairs were seen, in words."""
+    return "1 pass" if passes == 1 else f"{passes} passes"
+
+
 def _tuning(plan: Plan, model: str, tables: Mapping[str, Sequence[Row]]) -> Sheet:
     rows = [row for row in tables["tuning"] if row["model"] == model]
 
@@ -238,4 +273,8 @@ def _methods(plan: Plan) -> list[str]:
 
 
 def _label(method: str, failed: int) -> Cell:
-    return Cell(LABELS[method], f"{failed} trainings failed" if failed else "")
+    return Cell(LABELS[method], _failures(failed))
+
+
+def _failures(failed: int) -> str:
+    return f"{failed} trainings failed" if failed else ""

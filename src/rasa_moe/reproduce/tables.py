@@ -10,7 +10,7 @@ from typing import Any
 from rasa_moe.evaluate.statistics import adjusted_p_values
 from rasa_moe.reproduce.estimates import difference_over_seeds, mean_over_seeds
 from rasa_moe.reproduce.plan import Plan, ablation_values
-from rasa_moe.reproduce.protocol import BASE, RASA
+from rasa_moe.reproduce.protocol import BASE, PASSES, RASA
 from rasa_moe.reproduce.results import MEASURES, Measured, select, stack
 from rasa_moe.reproduce.rule import Trial
 
@@ -72,21 +72,49 @@ def paired_table(measured: Sequence[Measured], plan: Plan) -> list[Row]:
     """Return RASA against every other method, paired; p-values are adjusted over all lines of a model."""
     rows: list[Row] = []
     for model in plan.models if RASA in plan.methods else ():
-        others = [method.name for method in plan.method_list() if method.name != RASA]
-        lines = [line for other in others for line in _against(measured, model, other)]
-        adjusted = adjusted_p_values([line["p_value"] for line in lines])
-        for line, p_value in zip(lines, adjusted, strict=True):
-            line["p_value_adjusted"] = p_value
-            line["verdict"] = _verdict(line)
-        rows += lines
+        trainings = {method.name: trainings_of(measured, model, method.name) for method in plan.method_list()}
+        rows += _compared(model, trainings)
     return rows
 
 
-def _against(measured: Sequence[Measured], model: str, other: str) -> Iterator[Row]:
-    ours, theirs = (
-        trainings_of(measured, model, RASA),
-        trainings_of(measured, model, other),
-    )
+def passes_table(measured: Sequence[Measured], plan: Plan) -> list[Row]:
+    """Return table (e): one line a (model, method, passes over the pairs, measure), all on the same seeds."""
+    rows: list[Row] = []
+    for model in plan.models if plan.shows_passes else ():
+        for method in plan.seen_again():
+            often = select(measured, "passes", model, method=method.name)
+            once = select(measured, "main", model, method=method.name)[: len(often)]
+            for passes, trainings in ((plan.scale.epochs, once), (PASSES, often)):
+                line = {"model": model, "method": method.name, "passes": passes}
+                rows += [{**line, **mean} for mean in _mean_lines(trainings)]
+    return rows
+
+
+def passes_paired_table(measured: Sequence[Measured], plan: Plan) -> list[Row]:
+    """Return RASA against the others that saw the pairs as often, `PASSES` times, as in `paired_table`."""
+    rows: list[Row] = []
+    for model in plan.models if plan.shows_passes else ():
+        names = [method.name for method in plan.seen_again()]
+        rows += _compared(model, {name: select(measured, "passes", model, method=name) for name in names})
+    return rows
+
+
+def _compared(model: str, trainings: Mapping[str, Sequence[Measured]]) -> list[Row]:
+    """Return RASA minus every other method, with p-values adjusted over all lines."""
+    lines = [
+        {"model": model, **line}
+        for other, theirs in trainings.items()
+        if other != RASA
+        for line in _against(trainings[RASA], theirs, other)
+    ]
+    adjusted = adjusted_p_values([line["p_value"] for line in lines])
+    for line, p_value in zip(lines, adjusted, strict=True):
+        line["p_value_adjusted"] = p_value
+        line["verdict"] = _verdict(line)
+    return lines
+
+
+def _against(ours: Sequence[Measured], theirs: Sequence[Measured], other: str) -> Iterator[Row]:
     both = {one.place.seed for one in ours if not one.has_failed} & {
         one.place.seed for one in theirs if not one.has_failed
     }
@@ -95,7 +123,6 @@ def _against(measured: Sequence[Measured], model: str, other: str) -> Iterator[R
         if values[0] is not None and values[1] is not None:
             difference = asdict(difference_over_seeds(values[0], values[1]))
             yield {
-                "model": model,
                 "measure": name,
                 "first": RASA,
                 "second": other,

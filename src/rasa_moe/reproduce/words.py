@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rasa_moe.reproduce.plan import LOOKS, Plan
-from rasa_moe.reproduce.protocol import METHODS
+from rasa_moe.reproduce.protocol import METHODS, PASSES
 from rasa_moe.reproduce.rule import RULE
 
 CLEARLY = (
@@ -53,6 +53,12 @@ def about(plan: Plan) -> list[str]:
         f"pairs. Tables train on all known families ({', '.join(plan.known_families())}): those of training, "
         "and those that were kept for tuning until it was over."
     )
+    if plan.shows_passes:
+        names = ", ".join(method.label for method in plan.seen_again())
+        seeds += (
+            f" Table (e) shows {names} again, after {PASSES} passes over the pairs, as many as a run takes "
+            "by default, with the setting that was chosen for one: tuning them again would take hours."
+        )
     if scale.tunes:
         factors = ", ".join(f"{factor:g}" for factor in scale.factors)
         tuning = (
@@ -77,7 +83,8 @@ def about(plan: Plan) -> list[str]:
     alone = " and ".join(name for name, trainings in once if trainings == 1)
     if alone:
         sure += f" Of {alone} there is one training each: those intervals say nothing of seeds."
-    left_out = [] if scale.transfer_seeds else ["the transfer matrix"]
+    left_out = [] if plan.shows_passes else ["more passes over the pairs"]
+    left_out += [] if scale.transfer_seeds else ["the transfer matrix"]
     left_out += [] if scale.ablation_seeds else ["the ablations"]
-    missing = [f"Left out at this scale: {' and '.join(left_out)}."] if left_out else []
+    missing = [f"Left out at this scale: {', '.join(left_out)}."] if left_out else []
     return [seeds, tuning, sure, *missing]
