@@ -61,6 +61,18 @@ def test_methods_that_share_readings_end_bit_for_bit_as_by_themselves(made: Coun
     assert made == {"batches": 4, "directions": 3, "final states": 3, "detection": 3}
 
 
+@pytest.mark.parametrize("batch_tokens", [8192, 64])
+def test_recorded_routing_is_shared_too(made: Counter[str], batch_tokens: int) -> None:
+    model, shared = tiny_model(), BaseReadings()
+    for rate in (1e-3, 2e-3):
+        config = config_of(fixed_routing="replay", expert_lr=rate, batch_tokens=batch_tokens)
+        alone, together = trained("rasa", None, model, config), trained("rasa", shared, model, config)
+        for name, tensor in alone.items():
+            assert torch.equal(tensor, together[name]), name
+    # Two by themselves, one for both.
+    assert made["routing"] == 3
+
+
 @pytest.mark.parametrize(
     ("change", "read_again"),
     [
@@ -69,6 +81,7 @@ def test_methods_that_share_readings_end_bit_for_bit_as_by_themselves(made: Coun
         # Routers learned in other passes differ in their last digits.
         ({"batch_tokens": 64}, {"directions", "final states", "detection"}),
         ({"both_routings": False}, {"detection"}),
+        ({"fixed_routing": "replay"}, {"routing"}),
         ({"router_lr": 1e-4}, {"detection"}),
     ],
     ids=lambda case: next(iter(case)) if isinstance(case, dict) else "",

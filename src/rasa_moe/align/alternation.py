@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,9 @@ from rasa_moe.align.checkpoint import Checkpoint
 from rasa_moe.align.consistency import RoutingConsistency
 from rasa_moe.align.loop import TrainingLog, run_epoch
 from rasa_moe.align.optimizers import adamw
+from rasa_moe.align.readings import Read
 from rasa_moe.align.repair import ExpertRepair
 from rasa_moe.align.shifts import ContextShifts
-from rasa_moe.align.supervised import States
 from rasa_moe.align.trainable import RepairPart
 from rasa_moe.config import AlignConfig, learning_rate
 from rasa_moe.config.rates import ATTENTION, EXPERTS_FIRST, LOW_RANK
@@ -94,7 +94,7 @@ class Alternation:
         config: AlignConfig,
         shifts: ContextShifts | None,
         routing: ExpertPatch | None,
-        read_states: Callable[..., States],
+        read: Read,
         seed: int,
         progress: Progress,
     ) -> None:
@@ -106,7 +106,7 @@ class Alternation:
         self._trained: dict[str, dict[str, RepairPart]] = {}
         if "repair" in kinds:
             self._repair = ExpertRepair(
-                model, moe, batches, config=config, shifts=shifts, routing=routing, read_states=read_states
+                model, moe, batches, config=config, shifts=shifts, routing=routing, read=read
             )
             self._trained["repair"] = {}
             if experts or config.attention_rank is None:

@@ -8,13 +8,29 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from rasa_moe.collect.stage import RetainRow
 from rasa_moe.data.rows import Pair
 from rasa_moe.files import sha256_json
 
 T = TypeVar("T")
+
+
+class Read(Protocol):
+    """Return what `make` reads of the base model on a training's batches, or what another training has read.
+
+    `facts`, as JSON, is everything that decides it beside the batches.
+    """
+
+    def __call__(self, kind: str, make: Callable[[], T], facts: Any = None) -> T:
+        """See the class."""
+        ...
+
+
+def read_now(kind: str, make: Callable[[], T], facts: Any = None) -> T:
+    """Read for one training alone."""
+    return make()
 
 
 class BaseReadings:

@@ -20,7 +20,7 @@ Deviation: a change of rank `align.attention_rank` is learned in every projectio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import count
 from typing import Any
@@ -29,10 +29,15 @@ import torch
 
 from rasa_moe.align.batches import TrainingBatch
 from rasa_moe.align.loop import Summand
+from rasa_moe.align.readings import Read, read_now
 from rasa_moe.align.shifts import ContextShifts
-from rasa_moe.align.supervised import DRIFT, States, SupervisedLoss, forward, part_weights
+from rasa_moe.align.supervised import DRIFT, SupervisedLoss, part_weights
 from rasa_moe.config import AlignConfig
-from rasa_moe.moe import ExpertPatch, MoeMap, RoutingTrace, record, replay
+from rasa_moe.distributed import current
+from rasa_moe.moe import ExpertPatch, MoeMap, RoutingTrace, call_for_routing, record, replay
+
+Traces = list[dict[int, RoutingTrace]]
+"""Batch -> number of a pass -> its routing."""
 
 
 class ExpertRepair:
@@ -48,7 +53,7 @@ class ExpertRepair:
         config: Settings of the repair.
         shifts: Contexts in which refused requests are shown; None for their own.
         routing: Consistent routers, of the stage before; None repairs under the base model's alone.
-        read_states: As in `SupervisedLoss`.
+        read: Reads final hidden states and routing, or has them from a training before.
     """
 
     def __init__(
@@ -60,7 +65,7 @@ class ExpertRepair:
         config: AlignConfig,
         shifts: ContextShifts | None = None,
         routing: ExpertPatch | None = None,
-        read_states: Callable[..., States] | None = None,
+        read: Read = read_now,
     ) -> None:
         self._model = model
         self._moe = moe
@@ -73,16 +78,15 @@ class ExpertRepair:
             weights=weights,
             batch_tokens=config.batch_tokens,
             shifts=shifts,
-            read_states=read_states,
+            read=read,
         )
         self._step = 0
-        self._traces: dict[bool, list[dict[int, RoutingTrace]]] = {}
+        self._traces: dict[bool, Traces] = {}
         if config.fixed_routing == "replay":
-            for is_consistent in {self._is_consistent(step) for step in (0, 1)}:
-                with self._routers(is_consistent):
-                    self._traces[is_consistent] = self._record(
-                        batches, with_held=is_consistent == self._is_consistent(0)
-                    )
+            learned = sorted(name for name, weight in weights.items() if weight > 0)
+            consistent = None if routing is None else routing.manifest
+            facts = [learned, consistent, config.both_routings]
+            self._traces = read("routing", lambda: self._record(batches), facts=facts)
 
     def __call__(self, batch: TrainingBatch, index: int) -> Generator[Summand]:
         """Yield what each micro-batch adds to the loss and to its parts, for batch number `index`.
@@ -116,17 +120,24 @@ class ExpertRepair:
     def _routers(self, is_consistent: bool) -> AbstractContextManager[None]:
         return self._routing.put_on(self._model) if self._routing and is_consistent else nullcontext()
 
-    def _record(self, batches: Sequence[TrainingBatch], *, with_held: bool) -> list[dict[int, RoutingTrace]]:
-        """Return, for each batch, number of a pass -> its routing; passes that hold scores only if asked."""
-        traces: list[dict[int, RoutingTrace]] = []
-        for index, batch in enumerate(batches):
-            traces.append({})
-            for number, micro in enumerate(self._loss.micro_batches(batch)):
-                if with_held or number >= self._loss.num_held(index):
-                    with torch.inference_mode(), record(self._moe, self._model) as trace:
-                        forward(self._model, micro)
-                    traces[-1][number] = trace
-        return traces
+    def _record(self, batches: Sequence[TrainingBatch]) -> dict[bool, Traces]:
+        """Return the routing of each pass under the routers it will have, by whether these are consistent."""
+        own = current().own_rows
+        found: dict[bool, Traces] = {}
+        for is_consistent in {self._is_consistent(step) for step in (0, 1)}:
+            # Passes that hold scores always have the first.
+            with_held = is_consistent == self._is_consistent(0)
+            traces: Traces = found.setdefault(is_consistent, [])
+            with self._routers(is_consistent), torch.inference_mode():
+                for index, batch in enumerate(batches):
+                    traces.append({})
+                    for number, micro in enumerate(self._loss.micro_batches(batch)):
+                        if with_held or number >= self._loss.num_held(index):
+                            ids, mask = own(micro.chats.input_ids), own(micro.chats.attention_mask)
+                            with record(self._moe, self._model) as trace:
+                                call_for_routing(self._moe, self._model, input_ids=ids, attention_mask=mask)
+                            traces[-1][number] = trace
+        return found
 
     def _fixed_routing(self, index: int, number: int, is_consistent: bool) -> AbstractContextManager[None]:
         # Frozen routers may still choose other experts once earlier layers have changed; replay leaves no

@@ -9,18 +9,17 @@ Deviation: with `align.order: routers_first` routing is made consistent before e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rasa_moe.align.alternation import Alternation, Phase, phases_of, routers_come_first
 from rasa_moe.align.batches import TrainingBatch, batch_settings, batches_for
 from rasa_moe.align.loop import LogLine
 from rasa_moe.align.readings import BaseReadings
 from rasa_moe.align.shifts import ContextShifts, context_directions
-from rasa_moe.align.supervised import States, final_states
 from rasa_moe.collect.stage import RetainRow
 from rasa_moe.config import AlignConfig
 from rasa_moe.data.rows import Pair
@@ -36,6 +35,8 @@ from rasa_moe.moe import (
     snapshot,
 )
 from rasa_moe.progress import Progress, no_progress
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -208,7 +209,7 @@ class _Training:
             config=self.config,
             shifts=shifts,
             routing=self.routing,
-            read_states=self._states,
+            read=self._read,
             seed=self.seed,
             progress=self.progress,
         )
@@ -240,13 +241,10 @@ class _Training:
             readings=self.readings,
         )
 
-    def _states(self, model: Any, batches: Sequence[TrainingBatch], *, batch_tokens: int) -> States:
-        return self.readings.read(
-            "final states",
-            lambda: final_states(model, batches, batch_tokens=batch_tokens),
-            **self._rows,
-            facts=[batch_settings(self.config), self.seed, batch_tokens, self.config.base_bits],
-        )
+    def _read(self, kind: str, make: Callable[[], T], facts: Any = None) -> T:
+        config = self.config
+        of_batches = [batch_settings(config), self.seed, config.batch_tokens, config.base_bits]
+        return self.readings.read(kind, make, **self._rows, facts=[of_batches, facts])
 
     def _identity(self) -> str:
         """Return a hash of everything that decides the training, for its checkpoints."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from rasa_moe.align.batches import MicroBatch, TrainingBatch
 from rasa_moe.align.loop import Summand
 from rasa_moe.align.losses import RETAINED, predicting, score_drift, supervised_losses, weighted_sum
+from rasa_moe.align.readings import Read, read_now
 from rasa_moe.align.shifts import ContextShifts
 from rasa_moe.config import AlignConfig
 from rasa_moe.distributed import current
@@ -35,7 +36,7 @@ class SupervisedLoss:
         weights: Part of a batch, or "drift" -> its weight; what is not named takes no part.
         batch_tokens: Most tokens of one pass.
         shifts: The contexts in which refused requests are shown; None for their own.
-        read_states: Reads what `final_states` does, or has read it.
+        read: Reads final hidden states, or has them from a training before.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class SupervisedLoss:
         weights: Mapping[str, float],
         batch_tokens: int,
         shifts: ContextShifts | None = None,
-        read_states: Callable[..., States] | None = None,
+        read: Read = read_now,
     ) -> None:
         self._model = model
         self._shifts = shifts
@@ -54,8 +55,11 @@ class SupervisedLoss:
         self._batch_tokens = batch_tokens
         has_retained = all(RETAINED in batch.parts for batch in batches)
         is_held = weights.get(DRIFT, 0) > 0 and has_retained
-        read = read_states or final_states
-        self._states = read(model, batches, batch_tokens=batch_tokens) if is_held else None
+        self._states = (
+            read("final states", lambda: final_states(model, batches, batch_tokens=batch_tokens))
+            if is_held
+            else None
+        )
 
     def begin_epoch(self, epoch: int) -> None:
         """Shift another half of the refusals; `epoch` counts all epochs of the training."""

@@ -27,7 +27,7 @@ def base_readings(name: str) -> Any:
     """
     from rasa_moe.align import BaseReadings
 
-    return BaseReadings(most=4)
+    return BaseReadings(most=12)
 
 
 @cache
