@@ -12,10 +12,11 @@ import pytest
 
 SCRIPT = """
 from functools import partial
-from rasa_moe.reproduce.pool import do_all
+from rasa_moe.reproduce.pool import Pool
 def main():
     task = "import os, time; open({folder!r} + f'/{{os.getpid()}}', 'w').close(); time.sleep(120)"
-    do_all([partial(exec, task)] * 2, workers=2, label="", progress=lambda *facts: None)
+    with Pool(2) as pool:
+        pool.do_all([partial(exec, task)] * 2, label="")
 if __name__ == "__main__":
     main()
 """

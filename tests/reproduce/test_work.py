@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import random
 from collections import Counter
 from dataclasses import replace
@@ -18,7 +19,7 @@ from rasa_moe.files import write_json
 from rasa_moe.reproduce import FULL, Scale, reproduce, work
 from rasa_moe.reproduce.cells import Cell, describe
 from rasa_moe.reproduce.plan import LOOKS, Plan
-from rasa_moe.reproduce.pool import do_all
+from rasa_moe.reproduce.pool import Pool
 from rasa_moe.reproduce.protocol import PASSES, setting_of, with_settings
 from rasa_moe.reproduce.shared import routing_folder
 
@@ -266,31 +267,35 @@ def test_a_foreign_directory_and_an_unknown_method_are_refused(tmp_path: Path, d
 
 def test_progress_counts_tasks() -> None:
     seen: list[tuple[str, int, int]] = []
-    do_all(
-        [lambda: None] * 2,
-        workers=1,
-        label="cells",
-        progress=lambda *step: seen.append(step),
-    )
+    with Pool(1, progress=lambda *step: seen.append(step)) as pool:
+        pool.do_all([lambda: None] * 2, label="cells")
     assert seen == [("cells", 0, 2), ("cells", 1, 2), ("cells", 2, 2)]
 
 
 def test_workers_work_and_pass_on_errors(tmp_path: Path) -> None:
     files = [tmp_path / name for name in "abc"]
-    do_all(
-        [partial(file.write_text, "x") for file in files],
-        workers=2,
-        label="",
-        progress=lambda *_: None,
-    )
-    assert all(file.exists() for file in files)
-    with pytest.raises(FileNotFoundError):
-        do_all(
-            [partial((tmp_path / "no" / "x").write_text, "x")],
-            workers=2,
-            label="",
-            progress=lambda *_: None,
-        )
+    with Pool(2) as pool:
+        pool.do_all([partial(file.write_text, "x") for file in files], label="")
+        assert all(file.exists() for file in files)
+        with pytest.raises(FileNotFoundError):
+            pool.do_all([partial((tmp_path / "no" / "x").write_text, "x")], label="")
+
+
+def test_workers_stay_for_the_next_step(tmp_path: Path) -> None:
+    with Pool(1) as one, Pool(2) as two:
+        for step in ("first", "second"):
+            one.do_all([partial(_note_process, tmp_path / f"here {step}")], label="")
+            two.do_all([partial(_note_process, tmp_path / f"{step} {n}") for n in range(8)], label="")
+    assert {(tmp_path / f"here {step}").read_text() for step in ("first", "second")} == {str(os.getpid())}
+    numbers = {
+        step: {(tmp_path / f"{step} {n}").read_text() for n in range(8)} for step in ("first", "second")
+    }
+    assert len(numbers["first"] | numbers["second"]) <= 2
+    assert str(os.getpid()) not in numbers["first"] | numbers["second"]
+
+
+def _note_process(file: Path) -> None:
+    file.write_text(str(os.getpid()))
 
 
 def test_the_budget_grows_with_the_scale() -> None:

@@ -18,19 +18,19 @@ _CELL_SECONDS = 0.5
 _PROBE_SECONDS = 0.0118
 # Work on one chat relative to supervised training: rerouting's second forward, for example.
 _EFFORT = {
-    "rasa": 1.61,
-    "rasa_replay": 2.2,
-    "rasa_no_attention": 1.37,
-    "rasa_paper": 0.37,
-    "full_no_retain": 0.23,
-    "lora": 1.04,
-    "random_experts": 1.72,
-    "attention_only": 1.5,
-    "affinity_experts": 0.92,
-    "experts_only": 0.85,
-    "routers_only": 0.67,
-    "router_kl": 1.14,
-    "rerouting": 1.48,
+    "rasa": 1.5,
+    "rasa_replay": 1.75,
+    "rasa_no_attention": 1.05,
+    "rasa_paper": 0.38,
+    "full_no_retain": 0.2,
+    "lora": 1.08,
+    "random_experts": 1.32,
+    "attention_only": 1.2,
+    "affinity_experts": 0.78,
+    "experts_only": 0.79,
+    "routers_only": 0.65,
+    "router_kl": 1.06,
+    "rerouting": 1.3,
 }
 # A router epoch takes its targets first and sees prompts alone.
 _ROUTING_EFFORT = 0.69

@@ -16,9 +16,10 @@ from concurrent.futures import (
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context, parent_process
+from typing import Self
 
 from rasa_moe.errors import RunError
-from rasa_moe.progress import Progress
+from rasa_moe.progress import Progress, no_progress
 
 Task = Callable[[], None]
 
@@ -28,39 +29,64 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def do_all(tasks: Sequence[Task], *, workers: int, label: str, progress: Progress) -> None:
-    """Run every task; each writes its own result.
+class Pool:
+    """Processes that do tasks side by side, started with the first task and kept until the context ends.
+
+    They keep the models that they have loaded, and what trainings have read of them.
 
     Args:
-        tasks: Picklable calls without arguments or results.
-        workers: Processes; 1 works in this one.
-        label: Names the step in progress.
+        workers: Processes, one thread each; 1 works in this one.
         progress: Called as tasks end.
-
-    Raises:
-        RunError: A worker died.
-        Exception: Whatever a task raised.
     """
-    if not tasks:
-        return
-    progress(label, 0, len(tasks))
-    if workers == 1:
-        _one_thread()
-        for done, task in enumerate(tasks, start=1):
-            task()
-            progress(label, done, len(tasks))
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker) as pool:
-        futures = [pool.submit(task) for task in tasks]
+
+    def __init__(self, workers: int, *, progress: Progress = no_progress) -> None:
+        self.workers = workers
+        self._progress = progress
+        self._executor: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
+            self._executor = None
+
+    def do_all(self, tasks: Sequence[Task], *, label: str) -> None:
+        """Run every task; each writes its own result.
+
+        Args:
+            tasks: Picklable calls without arguments or results.
+            label: Names the step in progress.
+
+        Raises:
+            RunError: A worker died.
+            Exception: Whatever a task raised.
+        """
+        if not tasks:
+            return
+        progress = partial(self._progress, label)
+        progress(0, len(tasks))
+        if self.workers == 1:
+            _one_thread()
+            for done, task in enumerate(tasks, start=1):
+                task()
+                progress(done, len(tasks))
+            return
         try:
-            _follow(futures, partial(progress, label))
+            _follow([self._started().submit(task) for task in tasks], progress)
         except BrokenProcessPool as error:
             raise RunError(
                 "A worker process ended before its work was done (out of memory?); give the same command "
                 "again, with fewer --workers: finished cells are kept."
             ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _started(self) -> ProcessPoolExecutor:
+        if self._executor is None:
+            self._executor = ProcessPoolExecutor(
+                self.workers, mp_context=get_context("spawn"), initializer=_start_worker
+            )
+        return self._executor
 
 
 def _follow(futures: list[Future[None]], progress: Callable[[int, int], None]) -> None:

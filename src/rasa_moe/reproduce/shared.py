@@ -14,7 +14,13 @@ from rasa_moe.data.rows import Pair
 from rasa_moe.errors import ModelError, RunError, TrainingError
 from rasa_moe.files import reported, sha256_json, write_json
 from rasa_moe.reproduce.cells import FORMAT, Cell
-from rasa_moe.reproduce.loading import loaded, loaded_source, model_fingerprint, prompts_fingerprint
+from rasa_moe.reproduce.loading import (
+    base_readings,
+    loaded,
+    loaded_source,
+    model_fingerprint,
+    prompts_fingerprint,
+)
 from rasa_moe.reproduce.protocol import BASE
 
 if TYPE_CHECKING:
@@ -123,7 +129,14 @@ def make_routing(cell: Cell, folder: Path) -> ExpertPatch | None:
     model, tokenizer, moe = loaded(cell.config.model)
     pairs, retain = training_data(cell, folder)
     made = make_consistent(
-        model, tokenizer, moe, pairs=pairs, retain=retain, config=cell.config.align, seed=cell.config.seed
+        model,
+        tokenizer,
+        moe,
+        pairs=pairs,
+        retain=retain,
+        config=cell.config.align,
+        seed=cell.config.seed,
+        readings=base_readings(cell.config.model),
     )
     assert made is not None  # as `routing_settings` says
     made.patch.save(place)

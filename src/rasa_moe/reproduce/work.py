@@ -21,7 +21,7 @@ from rasa_moe.progress import Progress, no_progress
 from rasa_moe.reproduce.budget import estimated_seconds, slowness
 from rasa_moe.reproduce.cells import Cell
 from rasa_moe.reproduce.plan import Plan, Planned, unique
-from rasa_moe.reproduce.pool import do_all
+from rasa_moe.reproduce.pool import Pool
 from rasa_moe.reproduce.protocol import (
     METHOD_NAMES,
     METHODS,
@@ -47,15 +47,13 @@ class Reproduction:
     Attributes:
         plan: Which cells there are.
         folder: Where everything is written.
-        workers: Processes, one thread each.
-        progress: Called as cells end.
+        pool: Does the work.
         on_line: Told what a person wants to read: the budget, what is kept, what was chosen.
     """
 
     plan: Plan
     folder: Path
-    workers: int = 1
-    progress: Progress = no_progress
+    pool: Pool
     on_line: OnLine = lambda line: None
 
 
@@ -94,12 +92,13 @@ def reproduce(
     _check_methods(methods)
     environment = describe_environment(threads=1)
     plan = Plan(scale, tuple(models), tuple(methods), config or Config())
-    work = Reproduction(plan, folder, workers, progress, on_line)
     _prepare(folder)
     lock = FileLock(folder / ".lock", timeout=0)
     try:
         with lock:
-            planned, trials, chosen = _measure(work)
+            with Pool(workers, progress=progress) as pool:
+                work = Reproduction(plan, folder, pool, on_line)
+                planned, trials, chosen = _measure(work)
             write_json(folder / PROTOCOL_FILE, _protocol(work, trials, environment))
             return write_output(folder, plan, read_all(folder, planned), trials=trials, chosen=chosen)
     except Timeout as error:
@@ -130,14 +129,14 @@ def _measure(work: Reproduction) -> tuple[list[Planned], Trials, Chosen]:
 def _say_budget(work: Reproduction, planned: list[Planned], *, is_guess: bool) -> None:
     cells = unique(planned)
     left = [cell for cell in cells if not cell.file(work.folder).exists()]
-    minutes = estimated_seconds(left, workers=work.workers, slowness=slowness()) / 60
+    minutes = estimated_seconds(left, workers=work.pool.workers, slowness=slowness()) / 60
     scale = work.plan.scale
     work.on_line(
         f"Budget ({scale.name}): {'about ' if is_guess else ''}{len(cells)} cells of "
         f"{len(work.plan.methods)} methods on {len(work.plan.models)} models, {scale.seeds} seeds, "
         f"{scale.goals} goals a suite; {len(cells) - len(left)} kept from before; "
         f"about {max(1, math.ceil(minutes))} min with "
-        f"{work.workers} worker{'s' if work.workers > 1 else ''}"
+        f"{work.pool.workers} worker{'s' if work.pool.workers > 1 else ''}"
     )
 
 
@@ -152,14 +151,14 @@ def _collect(work: Reproduction) -> None:
         for config, families in wanted
         if not (data_folder(config, families, work.folder) / "collected.json").exists()
     ]
-    do_all(missing, workers=work.workers, label="collect", progress=work.progress)
+    work.pool.do_all(missing, label="collect")
 
 
 def _do(work: Reproduction, planned: list[Planned], *, label: str) -> None:
     missing: list[Cell] = [cell for cell in unique(planned) if not cell.file(work.folder).exists()]
     _route(work, missing)
     tasks = [partial(run_cell, cell, work.folder) for cell in missing]
-    do_all(tasks, workers=work.workers, label=label, progress=work.progress)
+    work.pool.do_all(tasks, label=label)
 
 
 def _route(work: Reproduction, cells: Sequence[Cell]) -> None:
@@ -170,7 +169,7 @@ def _route(work: Reproduction, cells: Sequence[Cell]) -> None:
         for place, cell in places.items()
         if place is not None and not place.is_dir()
     ]
-    do_all(tasks, workers=work.workers, label="route", progress=work.progress)
+    work.pool.do_all(tasks, label="route")
 
 
 def _defaults(plan: Plan) -> Chosen:
