@@ -17,6 +17,7 @@ from rasa_moe.config import Config
 from rasa_moe.errors import ConfigError, RunError
 from rasa_moe.files import write_json
 from rasa_moe.reproduce import FULL, Scale, reproduce, work
+from rasa_moe.reproduce import plan as planning
 from rasa_moe.reproduce.cells import Cell, describe
 from rasa_moe.reproduce.plan import LOOKS, Plan
 from rasa_moe.reproduce.pool import Pool
@@ -96,6 +97,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     monkeypatch.setattr(work, "collect_data", lambda config, families, folder: None)
     monkeypatch.setattr(work, "prepare_routing", _made_up_routing)
     monkeypatch.setattr(work, "slowness", lambda: 1.0)
+    monkeypatch.setattr(planning, "SEEN_AGAIN", ("rasa", "full"))
     return counts
 
 
