@@ -20,7 +20,7 @@ from rasa_moe.reproduce import FULL, Scale, reproduce, work
 from rasa_moe.reproduce import plan as planning
 from rasa_moe.reproduce.cells import Cell, describe
 from rasa_moe.reproduce.plan import LOOKS, Plan
-from rasa_moe.reproduce.pool import Pool
+from rasa_moe.reproduce.pool import Pool, next_task
 from rasa_moe.reproduce.protocol import PASSES, setting_of, with_settings
 from rasa_moe.reproduce.shared import routing_folder
 
@@ -284,16 +284,28 @@ def test_workers_work_and_pass_on_errors(tmp_path: Path) -> None:
 
 
 def test_workers_stay_for_the_next_step(tmp_path: Path) -> None:
+    numbers = []
     with Pool(1) as one, Pool(2) as two:
         for step in ("first", "second"):
             one.do_all([partial(_note_process, tmp_path / f"here {step}")], label="")
-            two.do_all([partial(_note_process, tmp_path / f"{step} {n}") for n in range(8)], label="")
+            files = [tmp_path / f"{step} {n}" for n in range(8)]
+            two.do_all([partial(_note_process, file) for file in files], label="", groups=["a", "b"] * 4)
+            numbers.append({file.read_text() for file in files})
     assert {(tmp_path / f"here {step}").read_text() for step in ("first", "second")} == {str(os.getpid())}
-    numbers = {
-        step: {(tmp_path / f"{step} {n}").read_text() for n in range(8)} for step in ("first", "second")
-    }
-    assert len(numbers["first"] | numbers["second"]) <= 2
-    assert str(os.getpid()) not in numbers["first"] | numbers["second"]
+    assert len(numbers[0] | numbers[1]) == 2 and str(os.getpid()) not in numbers[0] | numbers[1]
+
+
+@pytest.mark.parametrize(
+    ("own", "known", "expected"),
+    [
+        (set(), set(), 0),
+        (set(), {"a"}, 1),  # leaves what another worker has read to it,
+        ({"b"}, {"a", "b"}, 1),  # goes on with what it has read,
+        ({"c"}, {"a", "b", "c"}, 0),  # and does not stand idle
+    ],
+)
+def test_a_worker_goes_on_with_what_it_knows(own: set[str], known: set[str], expected: int) -> None:
+    assert next_task({0: "a", 1: "b", 2: "a", 3: "b"}, own=own, known=known) == expected
 
 
 def _note_process(file: Path) -> None:

@@ -5,14 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import (
-    FIRST_EXCEPTION,
-    Future,
-    ProcessPoolExecutor,
-    as_completed,
-    wait,
-)
+from collections.abc import Callable, Hashable, Mapping, Sequence, Set
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context, parent_process
@@ -42,22 +36,24 @@ class Pool:
     def __init__(self, workers: int, *, progress: Progress = no_progress) -> None:
         self.workers = workers
         self._progress = progress
-        self._executor: ProcessPoolExecutor | None = None
+        self._started: list[_Worker] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._executor is not None:
-            self._executor.shutdown(cancel_futures=True)
-            self._executor = None
+        for worker in self._started:
+            worker.process.shutdown(cancel_futures=True)
+        self._started = []
 
-    def do_all(self, tasks: Sequence[Task], *, label: str) -> None:
+    def do_all(self, tasks: Sequence[Task], *, label: str, groups: Sequence[Hashable] = ()) -> None:
         """Run every task; each writes its own result.
 
         Args:
             tasks: Picklable calls without arguments or results.
             label: Names the step in progress.
+            groups: Of each task, what it reads before it begins: it goes to a worker that has read that, if
+                one is free. Results do not depend on it.
 
         Raises:
             RunError: A worker died.
@@ -74,26 +70,57 @@ class Pool:
                 progress(done, len(tasks))
             return
         try:
-            _follow([self._started().submit(task) for task in tasks], progress)
+            self._share_out(tasks, groups or [None] * len(tasks), progress)
         except BrokenProcessPool as error:
             raise RunError(
                 "A worker process ended before its work was done (out of memory?); give the same command "
                 "again, with fewer --workers: finished cells are kept."
             ) from error
 
-    def _started(self) -> ProcessPoolExecutor:
-        if self._executor is None:
-            self._executor = ProcessPoolExecutor(
-                self.workers, mp_context=get_context("spawn"), initializer=_start_worker
-            )
-        return self._executor
+    def _share_out(
+        self, tasks: Sequence[Task], groups: Sequence[Hashable], progress: Callable[[int, int], None]
+    ) -> None:
+        if not self._started:
+            self._started = [_Worker() for _ in range(self.workers)]
+        waiting, idle = dict(enumerate(groups)), list(self._started)
+        running: dict[Future[None], _Worker] = {}
+        done = 0
+        while waiting or running:
+            while waiting and idle:
+                worker = idle.pop(0)
+                known = set[Hashable]().union(*(other.groups for other in self._started))
+                number = next_task(waiting, own=worker.groups, known=known)
+                worker.groups.add(waiting.pop(number))
+                running[worker.process.submit(tasks[number])] = worker
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                idle.append(running.pop(future))
+                future.result()
+                done += 1
+                progress(done, len(tasks))
 
 
-def _follow(futures: list[Future[None]], progress: Callable[[int, int], None]) -> None:
-    for done, future in enumerate(as_completed(futures), start=1):
-        future.result()
-        progress(done, len(futures))
-    wait(futures, return_when=FIRST_EXCEPTION)
+def next_task(waiting: Mapping[int, Hashable], *, own: Set[Hashable], known: Set[Hashable]) -> int:
+    """Choose a worker's next task: of a group that it knows, else of one that nobody knows, else the first.
+
+    Args:
+        waiting: Number of a task -> its group.
+        own: Groups that the worker knows.
+        known: Groups that any worker knows.
+    """
+
+    def cost(number: int) -> tuple[bool, bool, int]:
+        group = waiting[number]
+        return group not in own, group in known, number
+
+    return min(waiting, key=cost)
+
+
+class _Worker:
+    """One process, and the groups of what it has done."""
+
+    def __init__(self) -> None:
+        self.process = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_start_worker)
+        self.groups: set[Hashable] = set()
 
 
 def _start_worker() -> None:

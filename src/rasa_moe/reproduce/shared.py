@@ -82,6 +82,11 @@ def training_data(cell: Cell, folder: Path) -> tuple[list[Pair], list[RetainRow]
     return drawn, list(retain)
 
 
+def rows_of(cell: Cell) -> tuple[object, ...]:
+    """Return what tells the rows that cells train on apart."""
+    return cell.config.model, cell.families, cell.goal_share, cell.pairs, cell.config.seed
+
+
 @cache
 def _collected(place: Path) -> tuple[tuple[Pair, ...], tuple[RetainRow, ...]]:
     """Read pairs and retain set once a process."""

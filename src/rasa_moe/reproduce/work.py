@@ -32,7 +32,13 @@ from rasa_moe.reproduce.protocol import (
 from rasa_moe.reproduce.results import read_all
 from rasa_moe.reproduce.rule import RULE
 from rasa_moe.reproduce.running import run_cell
-from rasa_moe.reproduce.shared import collect_data, data_folder, prepare_routing, routing_folder
+from rasa_moe.reproduce.shared import (
+    collect_data,
+    data_folder,
+    prepare_routing,
+    routing_folder,
+    rows_of,
+)
 from rasa_moe.reproduce.tuning import Chosen, Trials, tuning_so_far
 
 PROTOCOL_FILE, CHOSEN_FILE = "protocol.json", "chosen.json"
@@ -158,18 +164,15 @@ def _do(work: Reproduction, planned: list[Planned], *, label: str) -> None:
     missing: list[Cell] = [cell for cell in unique(planned) if not cell.file(work.folder).exists()]
     _route(work, missing)
     tasks = [partial(run_cell, cell, work.folder) for cell in missing]
-    work.pool.do_all(tasks, label=label)
+    work.pool.do_all(tasks, label=label, groups=[rows_of(cell) for cell in missing])
 
 
 def _route(work: Reproduction, cells: Sequence[Cell]) -> None:
     """Make the routing consistent that cells share, so that no two of them make the same at once."""
     places = {routing_folder(cell, work.folder): cell for cell in cells}
-    tasks = [
-        partial(prepare_routing, cell, work.folder)
-        for place, cell in places.items()
-        if place is not None and not place.is_dir()
-    ]
-    work.pool.do_all(tasks, label="route")
+    missing = [cell for place, cell in places.items() if place is not None and not place.is_dir()]
+    tasks = [partial(prepare_routing, cell, work.folder) for cell in missing]
+    work.pool.do_all(tasks, label="route", groups=[rows_of(cell) for cell in missing])
 
 
 def _defaults(plan: Plan) -> Chosen:
