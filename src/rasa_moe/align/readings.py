@@ -41,7 +41,7 @@ class BaseReadings:
 
     Args:
         most: How many readings of a kind are kept; the one that was longest unused goes first. Final hidden
-            states take as much memory as a training itself holds of them.
+            states and recorded routing take as much memory as a training itself holds of them.
     """
 
     def __init__(self, *, most: int = 1) -> None:
