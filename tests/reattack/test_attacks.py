@@ -12,13 +12,14 @@ from audit.planted import ANSWERING, REFUSING, rows
 from engines.fake_server import Said, serving
 from rasa_moe.data.chats import EncodedChat
 from rasa_moe.data.rows import Message, PromptRow
+from rasa_moe.engines.completion import complete
 from rasa_moe.judges import get_judge
 from rasa_moe.reattack import ATTACKS, Target
-from rasa_moe.reattack.answering import complete, response_loss
 from rasa_moe.reattack.base import WITHOUT_IT
 from rasa_moe.reattack.combined import combine
 from rasa_moe.reattack.prefill import harmless_opening
 from rasa_moe.reattack.retuning import train
+from rasa_moe.reattack.routes import response_loss
 from rasa_moe.reattack.silencing import strongest
 from reattack.targets import EFFORT, GrindJudge, target
 

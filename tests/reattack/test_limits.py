@@ -18,16 +18,16 @@ from audit.planted import rows
 from models import deepseek_v3
 from rasa_moe.data.chats import EncodedChat
 from rasa_moe.data.rows import PromptRow
+from rasa_moe.engines.completion import complete
 from rasa_moe.errors import ModelError
 from rasa_moe.judges import Verdict
 from rasa_moe.moe import discover, silence
 from rasa_moe.moe.spare import Spare
 from rasa_moe.reattack import ATTACKS, Attack, Effort, LeftOut, Measured, Target, retuning
-from rasa_moe.reattack.answering import complete, response_loss
 from rasa_moe.reattack.base import WITHOUT_IT, CannotAnswer, any_harmful
 from rasa_moe.reattack.prefill import harmless_opening
 from rasa_moe.reattack.retuning import in_float32, train
-from rasa_moe.reattack.routes import _random_route
+from rasa_moe.reattack.routes import _random_route, response_loss
 from rasa_moe.reattack.silencing import strongest
 from rasa_moe.reattack.stage import _reasons, _thresholds, _tried, _worst
 from rasa_moe.reattack.suffix import _usable_tokens, _with_suffix

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from rasa_moe.data.chats import EncodedChat, encode_chat
 from rasa_moe.data.rows import Message, Pair, PromptRow
+from rasa_moe.engines.completion import complete
 from rasa_moe.errors import ModelError
 from rasa_moe.evaluate.statistics import Floats
 from rasa_moe.judges import Judge, judge_all
 from rasa_moe.moe import MoeMap
-from rasa_moe.reattack.answering import complete
 
 WITHOUT_IT = "without it"
 """Setting of an attack under which nothing is attacked: what its own prompts give by themselves."""

@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
+import torch
 
+from rasa_moe.data.chats import EncodedChat, collate, length_bucketed
 from rasa_moe.errors import ModelError
 from rasa_moe.moe import ExpertId, silence
 from rasa_moe.moe.spare import Spare
-from rasa_moe.reattack.answering import response_loss
 from rasa_moe.reattack.base import Attack, Effort, LeftOut, Measured, Target, measure
 
 RANDOM_SHARE = 0.25
@@ -79,6 +81,25 @@ def _candidates(
     ]
     drawn = generator.choice(len(free), size=min(limit, len(free)), replace=False) if free else ()
     return [free[int(place)] for place in drawn]
+
+
+def response_loss(
+    model: Any, tokenizer: Any, chats: Sequence[EncodedChat], *, batch_tokens: int = 8192
+) -> float:
+    """Return the mean cross-entropy, in nats a token, of the answers of chats."""
+    total = count = 0.0
+    with torch.inference_mode():
+        for indices in length_bucketed([len(chat) for chat in chats], batch_tokens=batch_tokens):
+            batch = collate([chats[index] for index in indices], tokenizer.pad_token_id).to(model.device)
+            logits = model(
+                input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+            ).logits
+            losses = torch.nn.functional.cross_entropy(
+                logits[:, :-1].float().transpose(1, 2), batch.labels[:, 1:], reduction="sum"
+            )
+            total += float(losses)
+            count += float(batch.spans["response"].sum())
+    return total / count
 
 
 ATTACK = Attack(

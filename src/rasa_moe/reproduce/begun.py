@@ -14,10 +14,10 @@ from typing import Any
 from rasa_moe.config import EvaluateConfig
 from rasa_moe.data.chats import EncodedChat
 from rasa_moe.data.rows import PromptRow
+from rasa_moe.engines.completion import complete
 from rasa_moe.evaluate.stage import answer_rows
 from rasa_moe.evaluate.suites import Suite
 from rasa_moe.judges import Judge, judge_all
-from rasa_moe.reattack.answering import complete
 from rasa_moe.reattack.prefill import begun
 
 KIND = "attack_begun"

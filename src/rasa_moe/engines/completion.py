@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from rasa_moe.data.chats import EncodedChat, collate, length_bucketed
+from rasa_moe.data.chats import EncodedChat, collate
 from rasa_moe.engines.greedy import halving
 from rasa_moe.engines.local import answer_of, readable_batches, stop_tokens
 from rasa_moe.engines.plain import plain_decoding
@@ -73,22 +73,3 @@ def complete(
 
 def _parted(chat: EncodedChat) -> tuple[list[int], list[int]]:
     return chat.input_ids[: chat.prompt_length], chat.input_ids[chat.prompt_length :]
-
-
-def response_loss(
-    model: Any, tokenizer: Any, chats: Sequence[EncodedChat], *, batch_tokens: int = 8192
-) -> float:
-    """Return the mean cross-entropy, in nats a token, of the answers of chats."""
-    total = count = 0.0
-    with torch.inference_mode():
-        for indices in length_bucketed([len(chat) for chat in chats], batch_tokens=batch_tokens):
-            batch = collate([chats[index] for index in indices], tokenizer.pad_token_id).to(model.device)
-            logits = model(
-                input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-            ).logits
-            losses = torch.nn.functional.cross_entropy(
-                logits[:, :-1].float().transpose(1, 2), batch.labels[:, 1:], reduction="sum"
-            )
-            total += float(losses)
-            count += float(batch.spans["response"].sum())
-    return total / count
