@@ -45,19 +45,20 @@ class Work:
 def collect(session: Session, work: Work) -> None:
     """Gather pairs of a working jailbreak and a refused plain request, and the conversations to retain."""
     from rasa_moe.artifacts import write_judged, write_retain
-    from rasa_moe.collect.stage import collect as gather
+    from rasa_moe.collect import begin_otherwise
+    from rasa_moe.collect import collect as gather
     from rasa_moe.data import write_pairs
     from rasa_moe.distributed import current
 
-    server = session.engine("generation")
+    server, config, judge = session.engine("generation"), session.config.collect, session.judge
     kept, world = work.checkpoints / "collect.jsonl", current()
     try:
         collected = gather(
             session.model if server is None else server,
             session.tokenizer if server is None else None,
             source=session.source,
-            judge=session.judge,
-            config=session.config.collect,
+            judge=judge,
+            config=config,
             on_transcript=lambda transcript: world.once(lambda: write_judged(kept, transcript)),
             progress=session.progress,
         )
@@ -65,6 +66,8 @@ def collect(session: Session, work: Work) -> None:
         if not kept.exists():
             raise
         raise DataError(f"{str(error).rstrip('.')}; every answer is in {kept}.") from error
+    if config.openings:  # a server tells no first tokens, so this asks the model in memory
+        collected = begin_otherwise(session.model, session.tokenizer, collected, judge=judge, config=config)
     write_pairs(work.out / "pairs.jsonl", collected.pairs)
     write_retain(work.out / "retain.jsonl", collected.retain)
     write_json(work.out / "collected.json", dict(collected.counts))

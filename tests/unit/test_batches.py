@@ -11,6 +11,7 @@ import torch
 
 from rasa_moe.align.batches import TrainingBatch, epoch_order, make_batches
 from rasa_moe.data.chats import encode_chat
+from rasa_moe.data.rows import Pair
 from unit.tiny import tiny_pairs, tiny_retain, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -133,6 +134,28 @@ def test_recovery_refuses_in_the_middle_of_a_harmful_answer(seed: int, depth: fl
             assert begun_words == harmful[: len(begun_words)], "the end of the turn is never begun"
             goals.append(pair.goal)
     assert sorted(goals) == sorted(pair.goal for pair in tiny_pairs())
+
+
+def test_recovery_also_begins_as_the_other_answers_do() -> None:
+    own = tiny_pairs(3)
+    others = [
+        replace(pair, other_answers=(f"cut {pair.jailbreak_answer}", f"melt {pair.jailbreak_answer}"))
+        for pair in own
+    ]
+
+    def openings(pairs: list[Pair]) -> Counter[str]:
+        return Counter(
+            prompt.partition("<|assistant|> ")[2].split()[0]
+            for seed in range(40)
+            for batch in make_batches(
+                TOKENIZER, pairs=pairs, retain=[], batch_size=3, seed=seed, recovery_depth=1.0
+            )
+            for prompt, _ in chats_of(batch, "recovery")
+        )
+
+    assert set(openings(own)) == {"boil"}
+    found = openings(others)
+    assert set(found) == {"boil", "cut", "melt"} and min(found.values()) > 20  # of 120, each a third
 
 
 def test_recovery_reaches_as_far_as_it_is_told_to_and_early_more_often() -> None:

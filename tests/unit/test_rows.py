@@ -55,8 +55,9 @@ def test_rows_and_pairs_come_back_unchanged(tmp_path):
     other = dataclasses.replace(FULL_ROW, id="r2", group="", reference=())
     module.write_rows(tmp_path / "rows.jsonl", [FULL_ROW, other])
     assert module.read_rows(tmp_path / "rows.jsonl") == [FULL_ROW, other]
-    module.write_pairs(tmp_path / "pairs.jsonl", [PAIR, PAIR])
-    assert module.read_pairs(tmp_path / "pairs.jsonl") == [PAIR, PAIR]
+    told = dataclasses.replace(PAIR, other_answers=("first stir the salt", "so boil the root"))
+    module.write_pairs(tmp_path / "pairs.jsonl", [PAIR, told])
+    assert module.read_pairs(tmp_path / "pairs.jsonl") == [PAIR, told]
 
 
 def test_written_files_are_plain_json_lines(tmp_path):
@@ -163,7 +164,7 @@ def test_a_missing_file_is_named(tmp_path, read):
         read(tmp_path / "nowhere.jsonl")
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Pair)])
+@pytest.mark.parametrize("field", [name for name in Pair.__dataclass_fields__ if name != "other_answers"])
 def test_a_pair_is_whole_or_refused(tmp_path, field):
     record = {key: value for key, value in dataclasses.asdict(PAIR).items() if key != field}
     with pytest.raises(DataError, match=f"line 1: {field}"):

@@ -142,6 +142,8 @@ def make_batches(
     harmful_answers: dict[str, list[str]] = defaultdict(list)
     for pair in pairs:
         harmful_answers[pair.goal].append(pair.jailbreak_answer)
+    for goal, others in {pair.goal: pair.other_answers for pair in pairs}.items():
+        harmful_answers[goal].extend(others)
     batches = []
     for start in range(0, len(pairs), batch_size):
         chosen = shuffled_pairs[start : start + batch_size]
@@ -209,10 +211,10 @@ def _recovery(
 
     A refusal learned at the first token only is undone by any opening that training did not show. See Qi et
     al., "Safety alignment should be made more than just a few tokens deep" (2024). The request is the
-    jailbreak or the plain one, and the answer may be that to another jailbreak for the same goal: then the
-    refusal depends on the harm and not on which request led to which opening. Half of the cuts are in the
-    first quarter of that share: deep in an answer the words themselves tell train goals apart, and learning
-    them costs harmless answers.
+    jailbreak or the plain one, and the answer may be that to another jailbreak for the same goal, or one that
+    begins otherwise: then the refusal depends on the harm and not on which request led to which opening. Half
+    of the cuts are in the first quarter of that share: deep in an answer the words themselves tell train
+    goals apart, and learning them costs harmless answers.
     """
     messages = order.choice((pair.jailbreak, pair.anchor))
     harmful = encode_chat(tokenizer, messages, harmful_answer)

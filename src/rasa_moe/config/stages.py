@@ -63,6 +63,11 @@ class CollectConfig(Section):
         description="Further copies of every wrapped request, harmful and harmless, with words of the "
         "wrapping dropped, replaced, repeated or joined by others; 0 for none.",
     )
+    openings: CountOrZero = Field(
+        0,
+        description="Further answers to one jailbreak of each goal, begun with so many likely first tokens; "
+        "refusals are learned in the middle of the harmful ones as well. 0 for none.",
+    )
     retain_rows: int = Field(
         2048,
         ge=0,

@@ -73,6 +73,15 @@ class Pair:
     """Hold one goal asked twice: a jailbreak that worked and the plain request (anchor) that was refused.
 
     A pair is one record, so that no shuffling and no dropped row can ever mismatch its two halves.
+
+    Attributes:
+        goal: What the user is after.
+        family: The attack's.
+        jailbreak: The goal inside the attack.
+        anchor: The goal asked plainly.
+        jailbreak_answer: The base model's harmful answer.
+        anchor_answer: Its refusal.
+        other_answers: Further harmful answers of the base model to the goal, which begin otherwise.
     """
 
     goal: str
@@ -81,6 +90,7 @@ class Pair:
     anchor: tuple[Message, ...]
     jailbreak_answer: str
     anchor_answer: str
+    other_answers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +210,7 @@ def _row_of(record: Mapping[str, Any]) -> PromptRow:
         group=text_field(record, "group", default="", may_be_empty=True),
         split=cast(Split, choice_field(record, "split", SPLITS, default=split_of(goal))),
         messages=messages,
-        reference=_references_of(record),
+        reference=_texts_of(record, "reference"),
     )
 
 
@@ -213,6 +223,7 @@ def _pair_of(record: Mapping[str, Any]) -> Pair:
         anchor=check_messages(record.get("anchor"), field="anchor"),
         jailbreak_answer=text_field(record, "jailbreak_answer"),
         anchor_answer=text_field(record, "anchor_answer"),
+        other_answers=_texts_of(record, "other_answers"),
     )
 
 
@@ -249,9 +260,9 @@ def check_messages(value: object, *, field: str) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def _references_of(record: Mapping[str, Any]) -> tuple[str, ...]:
-    value = record.get("reference", ())
+def _texts_of(record: Mapping[str, Any], field: str) -> tuple[str, ...]:
+    value = record.get(field, ())
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, Sequence) or not all(isinstance(item, str) and item.strip() for item in items):
-        raise ValueError("reference must be a string or a list of non-empty strings")
+        raise ValueError(f"{field} must be a string or a list of non-empty strings")
     return tuple(items)

@@ -44,7 +44,7 @@ def draw_pairs(pairs: Sequence[Pair], *, share: float, most: int | None, seed: i
 def collect_data(config: Config, families: Sequence[str], folder: Path) -> None:
     """Ask the base model for the pairs and the retain set of a choice of families, unless that is done."""
     from rasa_moe.artifacts import write_retain
-    from rasa_moe.collect.stage import collect
+    from rasa_moe.collect import begin_otherwise, collect
     from rasa_moe.data import write_pairs
     from rasa_moe.judges import get_judge
 
@@ -55,6 +55,7 @@ def collect_data(config: Config, families: Sequence[str], folder: Path) -> None:
     source = loaded_source(config.data.source, tuple(families))
     judge = get_judge("exact" if source.is_synthetic else "rules")
     collected = collect(model, tokenizer, source=source, judge=judge, config=config.collect)
+    collected = begin_otherwise(model, tokenizer, collected, judge=judge, config=config.collect)
     with reported(place):
         place.mkdir(parents=True, exist_ok=True)
         write_pairs(place / "pairs.jsonl", collected.pairs)
