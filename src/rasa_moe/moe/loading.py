@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.distributed import DistributedConfig
 
 from rasa_moe.errors import ModelError
@@ -56,29 +62,17 @@ def load_model(
     # Tried before minutes of reading; shares find their own devices.
     place = usable_device(device) if shards == 1 else None
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
-    try:
-        config = AutoConfig.from_pretrained(path, **options)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"No model could be read from '{name_or_path}' ({_first_line(error)}); "
-            "give a model directory or a Hugging Face name."
-        ) from error
-    text_config = config.get_text_config()
-    refuse_unsupported(text_config.model_type)
-    if promised_num_experts(text_config) is None:
-        raise ModelError(
-            f"The model '{name_or_path}' is dense (type '{text_config.model_type}'); "
-            "choose a mixture-of-experts model."
-        )
-    tokenizer = load_tokenizer(path, shown=str(name_or_path), options=options)
+    shown = str(name_or_path)
+    config = _read_config(path, shown=shown, options=options)
+    tokenizer = load_tokenizer(path, shown=shown, options=options)
     options["dtype"] = _DTYPES.get(str(dtype), dtype)
     if shards > 1:
-        _require_plan(text_config, shards=shards, parallel=parallel, shown=str(name_or_path))
+        _require_plan(config, shards=shards, parallel=parallel, shown=shown)
         sizes = {"fsdp": (shards, 1, 1), "ep": (shards, shards, 1), "tp": (1, 1, shards)}[parallel]
         options["distributed_config"] = DistributedConfig(
             fsdp_size=sizes[0], ep_size=sizes[1], tp_size=sizes[2]
         )
-    model = _load_weights(path, shown=str(name_or_path), options=options)
+    model = _load_weights(path, shown=shown, options=options)
     if place is None:
         _settle_shares(model.eval())
     else:
@@ -134,6 +128,23 @@ def load_tokenizer(path: str, *, shown: str, options: dict[str, Any]) -> PreTrai
     for note in loading_notes(tokenizer):
         logger.info(note)
     return tokenizer
+
+
+def _read_config(path: str, *, shown: str, options: dict[str, Any]) -> PreTrainedConfig:
+    """Read the configuration of a model's text part, and refuse what has no experts that can be repaired."""
+    try:
+        config = AutoConfig.from_pretrained(path, **options).get_text_config()
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"No model could be read from '{shown}' ({_first_line(error)}); "
+            "give a model directory or a Hugging Face name."
+        ) from error
+    refuse_unsupported(config.model_type)
+    if promised_num_experts(config) is None:
+        raise ModelError(
+            f"The model '{shown}' is dense (type '{config.model_type}'); choose a mixture-of-experts model."
+        )
+    return config
 
 
 def _load_weights(path: str, *, shown: str, options: dict[str, Any]) -> PreTrainedModel:
