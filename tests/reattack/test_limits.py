@@ -229,13 +229,14 @@ def test_what_routers_do_not_bear_is_left_out_and_the_rest_is_measured(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = iter(range(99))
+    attacked = target()
 
     def generate(**options: Tensor) -> Tensor:
         if next(calls) == 0:
             raise ModelError("the router cannot do that.")
-        return options["input_ids"]
+        asked = options["input_ids"]
+        return torch.cat([asked, torch.full_like(asked[:, :1], attacked.tokenizer.eos_token_id)], dim=1)
 
-    attacked = target()
     monkeypatch.setattr(attacked.model, "generate", generate)
     first, *others = ATTACKS[name].run(attacked, EFFORT)
     assert isinstance(first, LeftOut) and first.reason == "the router cannot do that."

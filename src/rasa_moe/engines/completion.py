@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from rasa_moe.data.chats import EncodedChat, collate
-from rasa_moe.engines.greedy import halving
+from rasa_moe.data.chats import Batch, EncodedChat, collate
+from rasa_moe.engines.greedy import greedy, halving
 from rasa_moe.engines.local import answer_of, readable_batches, stop_tokens
 from rasa_moe.engines.plain import plain_decoding
 
@@ -42,33 +42,45 @@ def complete(
     """
     texts = [""] * len(chats)
     stops = stop_tokens(model, tokenizer)
-    batches = readable_batches(model, chats, max_new_tokens=max_new_tokens, batch_tokens=batch_tokens)
-    sampling: dict[str, Any] = (
-        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-        if temperature
-        else {"do_sample": False}
-    )
+
+    def written(indices: Sequence[int]) -> list[list[int]]:
+        batch = collate([chats[index] for index in indices], tokenizer.pad_token_id)
+        limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "pad_id": tokenizer.pad_token_id}
+        if temperature:
+            return _sampled(model, batch, temperature=temperature, **limits)
+        return greedy(model, batch, stops=stops, **limits)
+
     devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.inference_mode(), plain_decoding(model):
+    with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-
-        def written(indices: Sequence[int]) -> list[list[int]]:
-            batch = collate([chats[index] for index in indices], tokenizer.pad_token_id).to(model.device)
-            output = model.generate(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask,
-                max_new_tokens=max_new_tokens,
-                pad_token_id=tokenizer.pad_token_id,
-                **sampling,
-            )
-            found: list[list[int]] = output[:, batch.input_ids.shape[1] :].tolist()
-            return found
-
-        for indices in batches:
+        for indices in readable_batches(
+            model, chats, max_new_tokens=max_new_tokens, batch_tokens=batch_tokens
+        ):
             for index, row in zip(indices, halving(written, indices), strict=True):
                 prompt, begun = _parted(chats[index])
                 texts[index] = answer_of(tokenizer, [*begun, *row], prompt=prompt, stops=stops).text
     return texts
+
+
+@torch.inference_mode()
+def _sampled(
+    model: Any, batch: Batch, *, max_new_tokens: int, temperature: float, pad_id: int
+) -> list[list[int]]:
+    """Continue every row of (B,S) prompts with tokens drawn from the whole distribution."""
+    batch = batch.to(model.device)
+    with plain_decoding(model):
+        output = model.generate(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=pad_id,
+            do_sample=True,
+            temperature=temperature,
+            top_k=0,
+            top_p=1.0,
+        )
+    found: list[list[int]] = output[:, batch.input_ids.shape[1] :].tolist()
+    return found
 
 
 def _parted(chat: EncodedChat) -> tuple[list[int], list[int]]:
