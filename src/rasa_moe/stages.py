@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rasa_moe.errors import DataError
 from rasa_moe.files import write_json
@@ -50,24 +50,23 @@ def collect(session: Session, work: Work) -> None:
     from rasa_moe.data import write_pairs
     from rasa_moe.distributed import current
 
-    server, config, judge = session.engine("generation"), session.config.collect, session.judge
+    server, config = session.engine("generation"), session.config.collect
+    shared: dict[str, Any] = {"judge": session.judge, "config": config, "progress": session.progress}
     kept, world = work.checkpoints / "collect.jsonl", current()
     try:
         collected = gather(
             session.model if server is None else server,
             session.tokenizer if server is None else None,
             source=session.source,
-            judge=judge,
-            config=config,
             on_transcript=lambda transcript: world.once(lambda: write_judged(kept, transcript)),
-            progress=session.progress,
+            **shared,
         )
     except DataError as error:
         if not kept.exists():
             raise
         raise DataError(f"{str(error).rstrip('.')}; every answer is in {kept}.") from error
     if config.openings:  # a server tells no first tokens, so this asks the model in memory
-        collected = begin_otherwise(session.model, session.tokenizer, collected, judge=judge, config=config)
+        collected = begin_otherwise(session.model, session.tokenizer, collected, **shared)
     write_pairs(work.out / "pairs.jsonl", collected.pairs)
     write_retain(work.out / "retain.jsonl", collected.retain)
     write_json(work.out / "collected.json", dict(collected.counts))

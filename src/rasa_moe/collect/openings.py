@@ -24,10 +24,17 @@ from rasa_moe.engines.local import stop_tokens
 from rasa_moe.evaluate.stage import Judged
 from rasa_moe.judges import Judge, judge_all
 from rasa_moe.moe import logits_at
+from rasa_moe.progress import Progress, no_progress
 
 
 def begin_otherwise(
-    model: Any, tokenizer: Any, collected: Collected, *, judge: Judge, config: CollectConfig
+    model: Any,
+    tokenizer: Any,
+    collected: Collected,
+    *,
+    judge: Judge,
+    config: CollectConfig,
+    progress: Progress = no_progress,
 ) -> Collected:
     """Give all pairs of a goal the model's harmful answers that begin otherwise than with its first choice.
 
@@ -42,6 +49,7 @@ def begin_otherwise(
         collected: What `collect` gave.
         judge: Tells harmful answers; only those are kept.
         config: Limits; with `openings` 0 nothing is asked.
+        progress: Called as answers arrive.
 
     Returns:
         The same with `Pair.other_answers`, and with "openings" and "openings_harmful" among the counts.
@@ -64,6 +72,8 @@ def begin_otherwise(
         [chat for _, chat in asked],
         max_new_tokens=config.max_new_tokens,
         batch_tokens=config.batch_tokens,
+        label="collect openings",
+        progress=progress,
     )
     answers = [(row, text) for (row, _), text in zip(asked, texts, strict=True)]
     verdicts = judge_all(judge, answers)

@@ -11,6 +11,7 @@ from rasa_moe.data.chats import Batch, EncodedChat, collate
 from rasa_moe.engines.greedy import greedy, halving
 from rasa_moe.engines.local import answer_of, readable_batches, stop_tokens
 from rasa_moe.engines.plain import plain_decoding
+from rasa_moe.progress import Progress, no_progress
 
 
 def complete(
@@ -22,6 +23,8 @@ def complete(
     batch_tokens: int = 8192,
     temperature: float = 0.0,
     seed: int = 0,
+    label: str = "generate",
+    progress: Progress = no_progress,
 ) -> list[str]:
     """Return the answer to each chat, without special tokens: its beginning, if there is one, and the rest.
 
@@ -36,6 +39,8 @@ def complete(
         batch_tokens: Tokens of one batch, padding and room for answers included.
         temperature: 0 chooses the most likely token; otherwise the whole distribution is sampled.
         seed: Of the sampling; the state of other random numbers is not touched.
+        label: Names the step in progress.
+        progress: Called after every batch with the number of chats done.
 
     Raises:
         ModelError: Memory is too small for one chat alone; batches too large for it are halved.
@@ -53,12 +58,14 @@ def complete(
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        for indices in readable_batches(
-            model, chats, max_new_tokens=max_new_tokens, batch_tokens=batch_tokens
-        ):
+        batches = readable_batches(model, chats, max_new_tokens=max_new_tokens, batch_tokens=batch_tokens)
+        done, total = 0, sum(map(len, batches))
+        for indices in batches:
             for index, row in zip(indices, halving(written, indices), strict=True):
                 prompt, begun = _parted(chats[index])
                 texts[index] = answer_of(tokenizer, [*begun, *row], prompt=prompt, stops=stops).text
+            done += len(indices)
+            progress(label, done, total)
     return texts
 
 
