@@ -171,6 +171,13 @@ def test_a_pair_is_whole_or_refused(tmp_path, field):
         module.read_pairs(write_lines(tmp_path / "pairs.jsonl", record))
 
 
+@pytest.mark.parametrize("other", [7, ["so", ""], [3], None])
+def test_other_answers_are_texts_or_refused(tmp_path, other):
+    path = write_lines(tmp_path / "pairs.jsonl", {**dataclasses.asdict(PAIR), "other_answers": other})
+    with pytest.raises(DataError, match="line 1: other_answers must be a string or a list"):
+        module.read_pairs(path)
+
+
 def test_split_follows_the_fractions():
     fractions = {"train": 0.5, "validation": 0.2, "test": 0.3}
     counts = Counter(module.split_of(f"goal {number}", fractions=fractions) for number in range(10000))

@@ -82,7 +82,8 @@ def begin_otherwise(
         if verdict.harmful:
             harmful[row.goal].append(text)
     counts = {"openings": len(answers), "openings_harmful": sum(map(len, harmful.values()))}
-    pairs = tuple(replace(pair, other_answers=_distinct(harmful[pair.goal])) for pair in collected.pairs)
+    distinct = {goal: tuple(dict.fromkeys(texts)) for goal, texts in harmful.items()}
+    pairs = tuple(replace(pair, other_answers=distinct.get(pair.goal, ())) for pair in collected.pairs)
     return replace(collected, pairs=pairs, counts={**collected.counts, **counts})
 
 
@@ -115,7 +116,3 @@ def _other_first_tokens(
             for index, tokens in zip(indices, likeliest.tolist(), strict=True):
                 found[index] = [token for token in tokens if token not in barred]
     return found
-
-
-def _distinct(texts: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(texts))
