@@ -1,7 +1,9 @@
-"""Workers of a killed reproduction end, too."""
+"""Workers of a killed reproduction end, too; while they live they keep freed memory."""
 
 from __future__ import annotations
 
+import os
+import platform
 import subprocess
 import sys
 import time
@@ -51,3 +53,32 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
         parent.kill()
         parent.wait()
     assert _wait_for(lambda: not any(map(_is_alive, workers)), seconds=10)
+
+
+FAULTS = """
+import resource, sys
+import torch
+from rasa_moe.reproduce import pool
+if sys.argv[1] == "keep":
+    pool._keep_freed_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        together = [torch.ones(1 << 20) for _ in range(8)]
+        del together
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks glibc")
+def test_freed_memory_is_kept() -> None:
+    def count(how: str) -> int:
+        command = [sys.executable, "-c", FAULTS, how]
+        # Whether freed memory is given back depends on what else lies there, unless large pieces lie alone.
+        environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 17)}
+        result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        return int(result.stdout)
+
+    assert count("keep") * 10 < count("leave")

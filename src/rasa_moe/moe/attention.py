@@ -118,7 +118,8 @@ class LowRankAttention:
 
         def add(projection: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
             inner = functional.linear(arguments[0], usable(down).to(output.dtype))
-            return output + SCALE * functional.linear(inner, usable(up).to(output.dtype))
+            # Scaled here, the thin matrix costs next to nothing; what it makes is as large as the output.
+            return output + functional.linear(inner, SCALE * usable(up).to(output.dtype))
 
         return add
 

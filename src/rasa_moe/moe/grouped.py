@@ -153,30 +153,30 @@ def _grouped_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_
     keys_P, order_P = torch.sort(keys, stable=True)
     num_keys = self.num_experts if slices is None else slices.num_keys
     ends = torch.searchsorted(keys_P, torch.arange(num_keys, device=keys_P.device), right=True)
-    hidden_PD = hidden_states[order_P // top_k]
+    hidden_PD = hidden_states.index_select(0, order_P // top_k)
+    weights_P = top_k_weights.reshape(-1).index_select(0, order_P)
     parts: list[Tensor] = []
-    num_chosen = num_chosen_pairs = 0
-    if slices is not None:
-        num_chosen = slices.num_chosen
-        num_chosen_pairs = int(ends[num_chosen - 1])
-        # Shares of rows are gathered by all processes together, whether or not this one has tokens for them.
-        if num_chosen_pairs or slices.is_gathered:
-            trained = slices.usable(hidden_states.dtype)
-            hidden, rows_P = hidden_PD[:num_chosen_pairs], keys_P[:num_chosen_pairs]
-            parts.append(
-                _run_experts(self, hidden, trained, rows_P=rows_P, ends=ends[:num_chosen])
-                if num_chosen_pairs
-                else hidden + _nothing_of(trained)
-            )
+    num_chosen = 0 if slices is None else slices.num_chosen
+    num_chosen_pairs = int(ends[num_chosen - 1]) if num_chosen else 0
+    # Cut once: backward then joins the parts, and fills nothing with zeros.
+    chosen_PD, rest_PD = hidden_PD.split([num_chosen_pairs, keys_P.numel() - num_chosen_pairs])
+    # Shares of rows are gathered by all processes together, whether or not this one has tokens for them.
+    if slices is not None and (num_chosen_pairs or slices.is_gathered):
+        trained, rows_P = slices.usable(hidden_states.dtype), keys_P[:num_chosen_pairs]
+        parts.append(
+            _run_experts(self, chosen_PD, trained, rows_P=rows_P, ends=ends[:num_chosen])
+            if num_chosen_pairs
+            else chosen_PD + _nothing_of(trained)
+        )
     if num_chosen_pairs < keys_P.numel():
         frozen = {name: base_tensor(self, name) for name in expert_tensor_names(self)}
         rows_P = keys_P[num_chosen_pairs:] - num_chosen
         ends_rest = ends[num_chosen:] - num_chosen_pairs
-        parts.append(_run_experts(self, hidden_PD[num_chosen_pairs:], frozen, rows_P=rows_P, ends=ends_rest))
-    output_PD = torch.cat(parts) * top_k_weights.reshape(-1)[order_P].unsqueeze(-1)
+        parts.append(_run_experts(self, rest_PD, frozen, rows_P=rows_P, ends=ends_rest))
+    output_PD = torch.cat(parts) * weights_P.unsqueeze(-1)
     inverse_P = torch.empty_like(order_P)
     inverse_P[order_P] = torch.arange(order_P.numel(), device=order_P.device)
-    return output_PD[inverse_P].view(num_tokens, top_k, -1).sum(dim=1).to(hidden_states.dtype)
+    return output_PD.index_select(0, inverse_P).view(num_tokens, top_k, -1).sum(dim=1).to(hidden_states.dtype)
 
 
 def _nothing_of(gathered: Mapping[str, _Weights]) -> Tensor:

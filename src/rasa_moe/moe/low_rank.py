@@ -46,8 +46,8 @@ class AdaptedRows:
         """Multiply pairs (P,I), sorted by expert and ending at `ends` (k,) int32; return (P,O)."""
         frozen: Tensor = _grouped_linear(inputs, self.weights, ends, is_transposed=is_transposed)
         inner = _grouped_linear(inputs, self.down, ends)
-        added: Tensor = _grouped_linear(inner, self.up, ends)
-        return frozen + SCALE * added
+        added: Tensor = _grouped_linear(inner, SCALE * self.up, ends)
+        return frozen + added
 
 
 class LowRankRows:
