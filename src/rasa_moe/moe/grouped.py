@@ -159,7 +159,7 @@ def _grouped_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_
     num_chosen = 0 if slices is None else slices.num_chosen
     num_chosen_pairs = int(ends[num_chosen - 1]) if num_chosen else 0
     # Cut once: backward then joins the parts, and fills nothing with zeros.
-    chosen_PD, rest_PD = hidden_PD.split([num_chosen_pairs, keys_P.numel() - num_chosen_pairs])
+    chosen_PD, rest_PD = hidden_PD.split_with_sizes([num_chosen_pairs, keys_P.numel() - num_chosen_pairs])
     # Shares of rows are gathered by all processes together, whether or not this one has tokens for them.
     if slices is not None and (num_chosen_pairs or slices.is_gathered):
         trained, rows_P = slices.usable(hidden_states.dtype), keys_P[:num_chosen_pairs]
