@@ -1,4 +1,4 @@
-"""Describe where a run happens: versions, platform, threads, commit. Never environment variables."""
+"""Describe where a run happens: versions, machine, threads, commit. Never environment variables."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def describe_environment(*, threads: int, processes: int = 1) -> dict[str, Any]:
         "transformers": _version("transformers"),
         "python": platform.python_version(),
         "platform": platform.platform(),
+        **describe_machine(),
         "threads": threads,
         "processes": processes,
         "commit": _commit(Path(__file__).resolve().parent),
@@ -34,10 +35,31 @@ def describe_environment(*, threads: int, processes: int = 1) -> dict[str, Any]:
     }
 
 
+def describe_machine() -> dict[str, Any]:
+    """Return the processors: equal seeds give equal bits on equal ones alone.
+
+    Returns:
+        `cpu`, its name and the instructions that PyTorch uses on it; `gpu`, the name of the first, or "none".
+    """
+    import torch
+
+    return {
+        "cpu": f"{_cpu_name()} ({torch.backends.cpu.get_cpu_capability()})",
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+    }
+
+
 def changed_facts(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list[Any]]:
     """Return the facts that differ between two environments, each as [before, now]."""
     keys = [key for key in now if key != "started"]
     return {key: [before.get(key), now[key]] for key in keys if before.get(key) != now[key]}
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

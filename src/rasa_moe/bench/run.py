@@ -12,6 +12,7 @@ import transformers
 
 from rasa_moe.bench import generation, growth, repair, replay, routers, routing, startup
 from rasa_moe.bench.figures import Figure, Result
+from rasa_moe.environment import describe_machine
 from rasa_moe.errors import ConfigError
 from rasa_moe.files import write_json, write_text
 
@@ -54,20 +55,12 @@ def run_benches(
 def machine() -> dict[str, Any]:
     """Return what figures depend on besides the code."""
     return {
-        "cpu": _cpu_name(),
+        **describe_machine(),
         "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "python": platform.python_version(),
     }
-
-
-def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
 
 
 def write_results(folder: Path, results: Sequence[Result], *, size: str) -> None:
