@@ -30,13 +30,14 @@ class KeptGradient:
         self._parameter = parameter
         self._memory: Tensor | None = None
 
-    def tensor(self) -> Tensor:
-        """Return the parameter's gradient to add to; zeros where there was none."""
-        if self._parameter.grad is None:
-            if self._memory is None:
-                self._memory = torch.empty_like(self._parameter)
-            self._parameter.grad = self._memory.zero_()
-        return self._parameter.grad
+    def tensor(self) -> tuple[Tensor, bool]:
+        """Return the parameter's gradient, and whether it is to be written: it may hold anything then."""
+        if self._parameter.grad is not None:
+            return self._parameter.grad, False
+        if self._memory is None:
+            self._memory = torch.empty_like(self._parameter)
+        self._parameter.grad = self._memory
+        return self._memory, True
 
 
 def can_keep(parameter: nn.Parameter) -> bool:
@@ -81,22 +82,30 @@ class _Linear(torch.autograd.Function):
         inputs, ends = ctx.saved_tensors
         # Not where someone asks for the gradient of something else alone, by `torch.autograd.grad`.
         if torch._C._will_engine_execute_node(ctx.next_functions[1][0]):
-            _add(ctx.rows.gradient.tensor(), inputs, gradient, ends, is_transposed=ctx.is_transposed)
+            total, is_new = ctx.rows.gradient.tensor()
+            _add(total, inputs, gradient, ends, is_transposed=ctx.is_transposed, is_new=is_new)
         if not ctx.needs_input_grad[0]:
             return None, None, None, None, None
         of_inputs = _grouped_linear(gradient, ctx.rows.weights, ends, is_transposed=not ctx.is_transposed)
         return of_inputs, None, None, None, None
 
 
-def _add(total: Tensor, inputs: Tensor, gradient: Tensor, ends: Tensor, *, is_transposed: bool) -> None:
-    """Add the gradient of the weights, (k,O,I) or (k,I,O), to `total`."""
+def _add(
+    total: Tensor, inputs: Tensor, gradient: Tensor, ends: Tensor, *, is_transposed: bool, is_new: bool
+) -> None:
+    """Add the gradient of the weights, (k,O,I) or (k,I,O), to `total`; one that is new is written instead."""
     start = 0
-    for expert, end in enumerate(ends.tolist()):
-        if end > start:
-            of_inputs, of_outputs = inputs[start:end], gradient[start:end]
-            left, right = (of_inputs, of_outputs) if is_transposed else (of_outputs, of_inputs)
-            if total.dtype == left.dtype:
-                total[expert].addmm_(left.T, right)
-            else:
-                total[expert] += left.T @ right
+    for rows, end in zip(total, ends.tolist(), strict=True):
+        of_inputs, of_outputs = inputs[start:end], gradient[start:end]
+        left, right = (of_inputs, of_outputs) if is_transposed else (of_outputs, of_inputs)
+        if end == start:
+            if is_new:
+                rows.zero_()
+        elif rows.dtype == left.dtype:
+            # With a beta of 0 what stands there is not read.
+            rows.addmm_(left.T, right, beta=0 if is_new else 1)
+        elif is_new:
+            rows.copy_(left.T @ right)
+        else:
+            rows += left.T @ right
         start = end
