@@ -133,3 +133,13 @@ def test_another_separator_is_one_sentence(tmp_path: Path, name: str, text: str,
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=said):
         load_source(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_a_file_without_rows_is_a_problem_that_is_named(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "empty.jsonl"
+    file.write_text(content)
+    checked = check_sources([str(file)], columns=[], kind="harmful")
+    assert checked.is_bad
+    assert any("there are no rows" in line for line in checked.lines)
+    assert "  problems: none" not in checked.lines

@@ -68,8 +68,11 @@ def _check_one(name: str, *, columns: Sequence[str], kind: str) -> tuple[list[st
     if found.answers or found.scores:
         recorded = f"recorded answers {found.answers}, recorded scores {found.scores}"
         lines.append(f"  {recorded}: not used, the model is asked anew")
-    lines += _listed("problems", found.problems) + _listed("notes", found.notes)
-    return lines, found, bool(rows) and not found.problems
+    problems = found.problems
+    if not rows and not problems:
+        problems = ("there are no rows; give one prompt a line",)
+    lines += _listed("problems", problems) + _listed("notes", found.notes)
+    return lines, found, not problems
 
 
 def _count_lines(rows: Sequence[PromptRow]) -> list[str]:
